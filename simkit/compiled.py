@@ -1,0 +1,52 @@
+"""The one decorator of everything that runs inside the step loop: numba, cached on disk, or plain Python.
+
+`NUMBA_DISABLE_JIT=1` runs the same source uncompiled, for a debugger.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_PACKAGE = Path(__file__).parent
+
+
+def _source_hash() -> str:
+    """A hash of every file that holds compiled code.
+
+    numba looks only at the file of the outermost function when it decides whether its cache is stale; a change in a
+    function that it calls from another file would go unseen. So the cache folder is named by all of them.
+    """
+    files = [_PACKAGE / "compiled.py", *sorted((_PACKAGE / "engine").rglob("*.py")), _PACKAGE / "models/steptables.py"]
+    digest = hashlib.sha256(numba.__version__.encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cache_folder() -> str:
+    """A writable folder for machine code: `$NUMBA_CACHE_DIR`, the user's cache, or a private temporary folder."""
+    if "NUMBA_CACHE_DIR" in os.environ:
+        return os.environ["NUMBA_CACHE_DIR"]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = home / "simkit" / f"compiled-{_source_hash()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
+    except OSError:
+        return tempfile.mkdtemp(prefix="simkit-compiled-")
+
+
+numba.config.CACHE_DIR = _cache_folder()
+
+
+def compiled(function: F) -> F:
+    """Compile `function` with numba on first call and keep the machine code on disk between runs."""
+    return cast(F, numba.njit(cache=True)(function))

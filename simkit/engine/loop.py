@@ -1,0 +1,149 @@
+"""The whole simulation: schedule, time, commit.
+
+With asynchronous scheduling a step is planned while the one before it runs (vLLM EngineCore.step_with_batch_queue);
+without, after its output is known. Both are this loop, with two batches in flight or one.
+"""
+
+from simkit.compiled import compiled
+from simkit.engine.clock import device_ns, round_ns
+from simkit.engine.commit import cancel, commit
+from simkit.engine.ledger import ARRIVED_EVENT, book_admissions, book_preemptions, book_step
+from simkit.engine.record import log_event, log_step
+from simkit.engine.state import (
+    BUSY,
+    COMPUTED_TOKENS,
+    DEVICE_FREE,
+    DISTINCT_KEYS,
+    FLUSH,
+    FREE_BLOCKS,
+    IN_FLIGHT,
+    NEXT_ABORT,
+    NEXT_ARRIVAL,
+    NOW,
+    OLDEST,
+    REDO,
+    REDONE_TOKENS,
+    ROWS,
+    RUNNING_COUNT,
+    STEPS,
+    SUM_DECODE,
+    SUM_EXTRA,
+    SUM_HOST,
+    UNFINISHED,
+    WAITING,
+    WAITING_COUNT,
+    Replica,
+)
+from simkit.engine.vllm_v1 import schedule
+from simkit.engine.waiting import enqueue
+from simkit.models.steptables import StepTables
+
+# why advance() returned
+IDLE, PAUSED, MORE = range(3)
+
+
+@compiled
+def advance(r: Replica, tables: StepTables, until_ns: int, iterations: int) -> int:
+    """Run the replica until nothing is left to do (IDLE), its clock passes `until_ns` (PAUSED), or for so many iterations (MORE)."""
+    at = r.at
+    for _ in range(iterations):
+        if at[UNFINISHED] == 0 and at[IN_FLIGHT] == 0 and at[FLUSH] == 0:
+            if at[NEXT_ARRIVAL] == at[ROWS]:
+                return IDLE
+            at[NOW] = max(at[NOW], r.requests.arrival_ns[at[NEXT_ARRIVAL]])
+        if at[NOW] > until_ns:
+            return PAUSED
+        iterate(r, tables)
+    return MORE
+
+
+@compiled
+def iterate(r: Replica, tables: StepTables) -> None:
+    """One turn of the engine: take what arrived, plan a step and start it, then wait for the oldest one in flight."""
+    at = r.at
+    receive(r)
+    if at[UNFINISHED] > 0 or at[FLUSH] == 1:
+        at[FLUSH] = 0
+        row = schedule(r)
+        at[NOW] += dispatch(r, tables, row)
+        at[IN_FLIGHT] += 1
+        if r.batches.size[row] > 0 and at[IN_FLIGHT] < r.limits.pipeline_depth:
+            return
+    if at[IN_FLIGHT] == 0:
+        return
+    row = at[OLDEST]
+    at[NOW] = max(at[NOW], r.batches.end[row])
+    commit(r, row)
+    at[OLDEST] = (row + 1) % 2
+    at[IN_FLIGHT] -= 1
+
+
+@compiled
+def receive(r: Replica) -> None:
+    """Let requests that have arrived by now wait, and drop those that were cancelled."""
+    at = r.at
+    requests = r.requests
+    while at[NEXT_ARRIVAL] < at[ROWS] and requests.arrival_ns[at[NEXT_ARRIVAL]] <= at[NOW]:
+        request = at[NEXT_ARRIVAL]
+        at[NEXT_ARRIVAL] += 1
+        at[UNFINISHED] += 1
+        r.progress.status[request] = WAITING
+        r.progress.known[request] = requests.prompt[request]
+        log_event(r, requests.arrival_ns[request], request, ARRIVED_EVENT)
+        enqueue(r, request, False)
+    while at[NEXT_ABORT] < len(requests.abort_ns) and requests.abort_ns[at[NEXT_ABORT]] <= at[NOW]:
+        cancel(r, requests.abort_request[at[NEXT_ABORT]])
+        at[NEXT_ABORT] += 1
+
+
+@compiled
+def dispatch(r: Replica, tables: StepTables, row: int) -> int:
+    """Start a batch on the device as soon as host and device are ready; returns the host's time for it, ns."""
+    at = r.at
+    batches = r.batches
+    book_preemptions(r)
+    whole, decode = device_ns(tables, batches, row)
+    host = round_ns(tables.host_ns[batches.size[row]])
+    begin = max(at[NOW], at[DEVICE_FREE])
+    start = max(at[NOW] + host, at[DEVICE_FREE])
+    at[SUM_HOST] += start - at[DEVICE_FREE]
+    book_admissions(r, start)
+    at[SUM_DECODE] += decode
+    at[SUM_EXTRA] += whole - decode
+    at[DEVICE_FREE] = start + whole
+    batches.start[row] = start
+    batches.end[row] = start + whole
+    batches.decode[row] = decode
+    batches.step[row] = at[STEPS]
+    batches.after[row, 0] = r.pool.count[FREE_BLOCKS]
+    batches.after[row, 1] = at[RUNNING_COUNT]
+    batches.after[row, 2] = at[WAITING_COUNT]
+    batches.after[row, 3] = r.pool.count[DISTINCT_KEYS]
+    batches.sums[row, 0] = at[SUM_HOST]
+    batches.sums[row, 1] = at[SUM_DECODE]
+    batches.sums[row, 2] = at[SUM_EXTRA]
+    tokens = _count_tokens(r, row)
+    book_step(r, row, decode, whole - decode)
+    log_step(r, begin, start + whole, whole, tokens)
+    at[BUSY] += whole
+    return host
+
+
+@compiled
+def _count_tokens(r: Replica, row: int) -> int:
+    """Add the batch to the totals; returns its tokens."""
+    batches = r.batches
+    tokens = 0
+    for k in range(batches.size[row]):
+        request = batches.request[row, k]
+        new = int(batches.tokens[row, k])
+        tokens += new
+        if r.ledger.phase[request] == REDO:
+            lost = int(r.ledger.redo_until[request]) - int(batches.before[row, k])
+            r.at[REDONE_TOKENS] += min(new, max(lost, 0))
+    r.at[COMPUTED_TOKENS] += tokens
+    if tokens > 0:
+        r.at[STEPS] += 1
+        r.record.batch_requests[batches.size[row]] += 1
+        r.record.batch_tokens[tokens] += 1
+    return tokens

@@ -1,0 +1,231 @@
+"""Recorded schedules of the real vLLM scheduler (`vllm-golden-1`), and their replay through this engine's own loop.
+
+The recording's clock counts steps: a request that arrived at step t is there when step t is planned.
+"""
+
+import gzip
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simkit.engine.loop import iterate
+from simkit.engine.replica import new_replica
+from simkit.engine.state import (
+    ADMITTED,
+    FINISHED,
+    FLUSH,
+    FREE_BLOCKS,
+    IN_FLIGHT,
+    NEXT_ARRIVAL,
+    NOW,
+    OLDEST,
+    PREEMPTED_NOW,
+    ROWS,
+    RUNNING_COUNT,
+    UNFINISHED,
+    Limits,
+    Replica,
+    Requests,
+)
+from simkit.errors import InputError
+from simkit.models.steptables import constant_tables
+
+Json = dict[str, object]
+EOS_TOKEN = 2  # of the recordings
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recorded scenario: the settings, the requests, every field of every step."""
+
+    name: str
+    config: Json
+    requests: list[Json]
+    steps: list[Json]
+    free_at_end: int
+
+
+def read_recording(path: Path) -> Recording:
+    """Read one gzip'd JSON-lines file; InputError if it is not of the format."""
+    try:
+        lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        header, requests, *steps, last = lines
+        if header["format"] != "vllm-golden-1":
+            raise InputError(f"{path}: format={header['format']!r} is not vllm-golden-1; record with that format")
+        return Recording(
+            name=header["name"],
+            config=header["config"],
+            requests=requests["requests"],
+            steps=steps,
+            free_at_end=last["free_end"],
+        )
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a recorded schedule ({error}); see docs/conform.md for the format") from error
+
+
+def limits_of(config: Json) -> Limits:
+    """The recording's settings as the engine's."""
+    number = cast(dict[str, int], config)
+    active = number.get("max_num_active_seqs")
+    return Limits(
+        max_num_batched_tokens=number["max_num_batched_tokens"],
+        max_running=min(active, number["max_num_seqs"]) if active else number["max_num_seqs"],
+        max_model_len=number["max_model_len"],
+        block_size=number["block_size"],
+        long_prefill_token_threshold=number["long_prefill_token_threshold"],
+        adaptive_long_prefill=bool(config["long_prefill_token_threshold_adaptive"]),
+        lone_request_uncapped=True,
+        chunked_prefill=bool(config["enable_chunked_prefill"]),
+        prefix_caching=bool(config["enable_prefix_caching"]),
+        priority_policy=config["policy"] == "priority",
+        watermark_blocks=int(cast(float, config["watermark"]) * number["num_gpu_blocks"]),
+        reserve_full_isl=bool(config["scheduler_reserve_full_isl"]),
+        uncached_free_to_front=True,
+        pipeline_depth=2 if config["async_scheduling"] else 1,
+    )
+
+
+def replay(recording: Recording) -> str | None:
+    """The first difference between this engine's schedule and the recorded one, or None if every field is the same."""
+    rows = sorted(recording.requests, key=lambda q: (cast(int, q["arr"]), cast(int, q["id"])))
+    ids = np.array([cast(int, q["id"]) for q in rows])
+    replica = new_replica(
+        limits_of(recording.config),
+        _requests(rows, cast(int, recording.config["block_size"])),
+        cast(int, recording.config["num_gpu_blocks"]),
+    )
+    expected = iter(recording.steps)
+    for step in _run(replica, ids, bool(recording.config["async_scheduling"])):
+        wanted = next(expected, None)
+        if wanted is None:
+            return f"step {step['t']}: the recording has ended"
+        for field in step.keys() | wanted.keys():
+            ours, theirs = step.get(field), wanted.get(field)
+            if field not in ("kind", "abort") and ours != theirs:
+                return f"step {wanted['t']}: {field} is {ours}, recorded {theirs}"
+    if next(expected, None) is not None:
+        return "the recording goes on"
+    free = int(replica.pool.count[FREE_BLOCKS])
+    return None if free == recording.free_at_end else f"end: {free} blocks free, recorded {recording.free_at_end}"
+
+
+def _run(r: Replica, ids: NDArray[np.int64], asynchronous: bool) -> list[Json]:
+    """Every step of a replica in the recording's terms."""
+    tables = constant_tables(r.limits.max_num_batched_tokens, r.limits.max_running)
+    at = r.at
+    steps: list[Json] = []
+    in_flight: list[Json] = []
+    t = 0
+    while True:
+        if at[UNFINISHED] == 0 and at[IN_FLIGHT] == 0 and at[FLUSH] == 0:
+            if at[NEXT_ARRIVAL] == at[ROWS]:
+                return steps
+            t = max(t, int(r.requests.arrival_ns[at[NEXT_ARRIVAL]]))
+        at[NOW] = t
+        oldest, flying, delivered = int(at[OLDEST]), int(at[IN_FLIGHT]), _delivered(r)
+        over = r.progress.status == FINISHED
+        iterate(r, tables)
+        popped = int(at[OLDEST]) != oldest
+        if int(at[IN_FLIGHT]) - flying + popped == 1:
+            in_flight.append(_planned(r, (oldest + flying) % 2, t, ids))
+            steps.append(in_flight[-1])
+        if popped:
+            size = r.batches.size[oldest]
+            batch = r.batches.request[oldest, :size]
+            now_over = (r.progress.status == FINISHED) & ~over
+            step = in_flight.pop(0)
+            step["fin"] = [int(ids[q]) for q in batch if now_over[q]]
+            step["gen"] = _delivered(r) - delivered
+            step["free1"] = int(r.pool.count[FREE_BLOCKS])
+            step["run1"] = int(at[RUNNING_COUNT])
+            if asynchronous:
+                step["upd_t"] = t
+        t += 1
+
+
+def _delivered(r: Replica) -> int:
+    """Output tokens delivered so far to all requests."""
+    arrived = r.progress.known > 0
+    return int(r.progress.known[arrived].sum()) - int(r.requests.prompt[arrived].sum())
+
+
+def _planned(r: Replica, row: int, t: int, ids: NDArray[np.int64]) -> Json:
+    """A step as it was planned."""
+    b = r.batches
+    size = b.size[row]
+    step: Json = {
+        "t": t,
+        "req": [int(ids[q]) for q in b.request[row, :size]],
+        "n": b.tokens[row, :size].tolist(),
+        "c0": b.before[row, :size].tolist(),
+        "free0": int(b.after[row, 0]),
+        "run0": int(b.after[row, 1]),
+        "wait0": int(b.after[row, 2]),
+        "cached": int(b.after[row, 3]),
+    }
+    before = dict(zip(b.request[row, :size].tolist(), b.before[row, :size].tolist(), strict=True))
+    admitted = r.record.admitted[: r.at[ADMITTED]].tolist()
+    for field, resumed in (("new", False), ("res", True)):
+        entries = [[int(ids[q]), before[q]] for q in admitted if bool(r.progress.preemptions[q]) == resumed]
+        if entries:
+            step[field] = entries
+    if r.at[PREEMPTED_NOW]:
+        step["pre"] = [int(ids[q]) for q in r.record.victims[: r.at[PREEMPTED_NOW]]]
+    return step
+
+
+def _requests(rows: list[Json], block_size: int) -> Requests:
+    """The recording's requests, with an id for the content of every whole block of prompt and output."""
+    by_id = {cast(int, q["id"]): q for q in rows}
+    known: dict[tuple[int, bytes], int] = {}
+    hash_start = [0]
+    hash_ids: list[int] = []
+    prompts = []
+    for q in rows:
+        prompt = np.concatenate([_segment_tokens(segment, by_id) for segment in cast(list[list[object]], q["segs"])])
+        prompts.append(len(prompt))
+        tokens = np.concatenate([prompt, _output_tokens(q, cast(int, q["out"]))])
+        parent = 0
+        for i in range(len(tokens) // block_size):
+            content = (parent, tokens[i * block_size : (i + 1) * block_size].tobytes())
+            parent = known.setdefault(content, len(known) + 1)
+            hash_ids.append(parent)
+        hash_start.append(len(hash_ids))
+    aborts = sorted((cast(int, q["abort"]), i) for i, q in enumerate(rows) if "abort" in q)
+    column = {name: [cast(int, q.get(name, 0)) for q in rows] for name in ("arr", "out", "max_tokens", "prio")}
+    return Requests(
+        arrival_ns=np.array(column["arr"], dtype=np.int64),
+        prompt=np.array(prompts, dtype=np.int32),
+        output=np.array(column["out"], dtype=np.int32),
+        max_tokens=np.array(column["max_tokens"], dtype=np.int32),
+        priority=np.array(column["prio"], dtype=np.int32),
+        hash_start=np.array(hash_start, dtype=np.int64),
+        hash_ids=np.array(hash_ids, dtype=np.int64),
+        hash_span=1,
+        abort_ns=np.array([t for t, _ in aborts], dtype=np.int64),
+        abort_request=np.array([i for _, i in aborts], dtype=np.int64),
+    )
+
+
+def _segment_tokens(segment: list[object], by_id: dict[int, Json]) -> NDArray[np.int64]:
+    """The token ids of one segment of a prompt (the recordings' README)."""
+    kind, source, length = cast(tuple[str, int, int], tuple(segment))
+    if kind == "o":
+        return _output_tokens(by_id[source], length)
+    return (1 << 40) + source * (1 << 20) + np.arange(length, dtype=np.int64)
+
+
+def _output_tokens(q: Json, length: int) -> NDArray[np.int64]:
+    """The first `length` output tokens of a request."""
+    identity, out, asked = (cast(int, q[name]) for name in ("id", "out", "max_tokens"))
+    tokens = (1 << 50) + identity * (1 << 20) + np.arange(length, dtype=np.int64)
+    if out < asked and length >= out:
+        tokens[out - 1] = EOS_TOKEN
+    return tokens

@@ -1,0 +1,97 @@
+"""What a step costs, as the tables that the compiled loop reads.
+
+A deployment (architecture, device, layout, precisions) is turned into these once; whoever builds them (a roofline, a
+fitted profile) is unknown to the reader. Two axes are geometric: 8 points an octave, values between are interpolated
+linearly, so a smooth function is reproduced to about 0.1 %.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simkit.compiled import compiled
+
+F64 = NDArray[np.float64]
+
+POINTS_PER_OCTAVE = 8
+
+
+class StepTables(NamedTuple):
+    """Durations of one engine step's parts on one replica, in ns.
+
+    A step schedules `tokens` new tokens for `requests` requests; `rows` of these requests sample a token. A request
+    with one new token is a decode (its attention is a row of a batched kernel), with more a prefill chunk.
+    """
+
+    linear_ns: F64  # [max_tokens + 1] by tokens: GEMMs, norms, activations, experts, collectives, graph padding; [0] = 0
+    sample_ns: F64  # [max_requests + 1] by rows: lm_head and sampling; [0] = 0
+    host_ns: F64  # [max_requests + 1] by requests: CPU time of schedule, input preparation and output processing
+    decode_ns: F64  # [grid(batch), grid(sum of contexts)] attention of the decodes, all full-attention layers
+    decode_window_ns: F64  # the same for all sliding-window layers, by the sum of min(context, window); [0, 0] if none
+    prefill_ns: F64  # [grid(chunk), grid(past)] attention of one prefill chunk, all layers
+    window_tokens: int  # the sliding window of `decode_window_ns`; 0 if the model has none
+
+
+@compiled
+def grid_index(value: int) -> tuple[int, float]:
+    """The grid point at or below `value` >= 0 and how far, 0 <= fraction < 1, it lies towards the next one."""
+    if value < POINTS_PER_OCTAVE:
+        return value, 0.0
+    octave = math.frexp(float(value))[1] - 4
+    index = (octave << 3) + (value >> octave)
+    return index, (value & ((1 << octave) - 1)) / float(1 << octave)
+
+
+def grid_values(maximum: int) -> NDArray[np.int64]:
+    """The grid points 0, 1, .. 8, 9, .. 15, 16, 18, .. up to the second point past `maximum`.
+
+    `grid_values(m)[i]` is the value whose `grid_index` is `(i, 0.0)`; one point beyond is there to interpolate to.
+    """
+    last = grid_index(maximum)[0] + 2
+    index = np.arange(last, dtype=np.int64)
+    octave = np.maximum(index // POINTS_PER_OCTAVE - 1, 0)
+    return np.where(index < POINTS_PER_OCTAVE, index, (index - (octave << 3)) << octave)
+
+
+@compiled
+def interpolate(table: F64, x: int, y: int) -> float:
+    """The value of a table over two geometric axes at (x, y); beyond its edge, the edge's last slope goes on."""
+    i, u = grid_index(x)
+    j, v = grid_index(y)
+    if i > table.shape[0] - 2:
+        u += i - (table.shape[0] - 2)
+        i = table.shape[0] - 2
+    if j > table.shape[1] - 2:
+        v += j - (table.shape[1] - 2)
+        j = table.shape[1] - 2
+    low = table[i, j] * (1.0 - v) + table[i, j + 1] * v
+    high = table[i + 1, j] * (1.0 - v) + table[i + 1, j + 1] * v
+    return low * (1.0 - u) + high * u
+
+
+def scaled(tables: StepTables, factor: float) -> StepTables:
+    """The same deployment with every duration multiplied by `factor`: what a step-time bias would do to an answer."""
+    durations = {
+        name: getattr(tables, name) * factor for name in StepTables._fields if name.endswith("_ns")
+    }
+    return tables._replace(**durations)
+
+
+def constant_tables(
+    max_tokens: int, max_requests: int, token_ns: float = 0.0, request_ns: float = 0.0, step_ns: float = 0.0
+) -> StepTables:
+    """A server whose step takes `step_ns` + `token_ns` a token + `request_ns` a sampled row, for tests and oracles."""
+    tokens = np.arange(max_tokens + 1, dtype=np.float64)
+    linear = np.where(tokens > 0, step_ns + token_ns * tokens, 0.0)
+    nothing = np.zeros((2, 2))
+    return StepTables(
+        linear_ns=linear,
+        sample_ns=np.arange(max_requests + 1, dtype=np.float64) * request_ns,
+        host_ns=np.zeros(max_requests + 1),
+        decode_ns=nothing,
+        decode_window_ns=np.zeros((0, 0)),
+        prefill_ns=nothing,
+        window_tokens=0,
+    )
