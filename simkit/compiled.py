@@ -1,4 +1,4 @@
-"""The one decorator of everything that runs inside the step loop: numba, cached on disk, or plain Python.
+"""The decorators of everything that runs inside the step loop: numba, cached on disk, or plain Python.
 
 `NUMBA_DISABLE_JIT=1` runs the same source uncompiled, for a debugger.
 """
@@ -47,6 +47,22 @@ def _cache_folder() -> str:
 numba.config.CACHE_DIR = _cache_folder()
 
 
+# Reference counts of the arrays that are passed around cost 12 times the loop itself, and nothing here allocates: so
+# compiled functions run without numba's runtime (`_nrt`), which is a compile-time error where one would need it.
+
+
 def compiled(function: F) -> F:
     """Compile `function` with numba on first call and keep the machine code on disk between runs."""
-    return cast(F, numba.njit(cache=True)(function))
+    return cast(F, numba.njit(cache=True, _nrt=False)(function))
+
+
+def inlined(function: F) -> F:
+    """Compile `function` into each of its compiled callers; Python itself must not call it, unless jit is disabled.
+
+    For everything below an entry point: handing a replica's arrays over at each call would cost more than most
+    functions do, and a third of the compile time goes into wrappers for Python that nobody calls.
+    """
+    if numba.config.DISABLE_JIT:
+        return function
+    options = {"_nrt": False, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return cast(F, numba.njit(**options)(function))

@@ -1,12 +1,12 @@
 """The virtual clock: how long a batch takes, from the deployment's tables."""
 
-from simkit.compiled import compiled
-from simkit.engine.state import Batches
+from simkit.compiled import inlined
+from simkit.engine.state import Replica
 from simkit.models.steptables import StepTables, interpolate
 
 
-@compiled
-def device_ns(tables: StepTables, batches: Batches, row: int) -> tuple[int, int]:
+@inlined
+def device_ns(r: Replica, tables: StepTables, row: int) -> tuple[int, int]:
     """Device time of a batch, and what it would be with its decodes alone, both in ns.
 
     Parts run one after the other on the device, so they add. One new token is a decode: its attention is a row of a
@@ -20,14 +20,14 @@ def device_ns(tables: StepTables, batches: Batches, row: int) -> tuple[int, int]
     context = 0
     window_context = 0
     prefill = 0.0
-    for k in range(batches.size[row]):
-        new = int(batches.tokens[row, k])
-        past = int(batches.before[row, k])
+    for k in range(r.batches[row].length):
+        new = int(r.entries[row, k].tokens)
+        past = int(r.entries[row, k].before)
         tokens += new
-        rows += int(batches.samples[row, k])
+        rows += int(r.entries[row, k].samples)
         if new == 1:
             decodes += 1
-            decode_rows += int(batches.samples[row, k])
+            decode_rows += int(r.entries[row, k].samples)
             context += past + 1
             window_context += min(past + 1, window)
         else:
@@ -38,13 +38,13 @@ def device_ns(tables: StepTables, batches: Batches, row: int) -> tuple[int, int]
         if window > 0:
             attention += interpolate(tables.decode_window_ns, decodes, window_context)
     whole = round_ns(tables.linear_ns[tokens] + tables.sample_ns[rows] + attention + prefill)
-    if decodes == batches.size[row]:
+    if decodes == r.batches[row].length:
         return whole, whole
     alone = round_ns(tables.linear_ns[decodes] + tables.sample_ns[decode_rows] + attention)
     return whole, min(alone, whole)
 
 
-@compiled
+@inlined
 def round_ns(duration: float) -> int:
     """A duration >= 0 as whole nanoseconds."""
     return int(duration + 0.5)

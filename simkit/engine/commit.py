@@ -1,6 +1,6 @@
 """A step's output: one token for each request that sampled, and the end of those that have all of theirs."""
 
-from simkit.compiled import compiled
+from simkit.compiled import inlined
 from simkit.engine.blocks import release
 from simkit.engine.ledger import FIRST_TOKEN_EVENT, book_finish
 from simkit.engine.prefix import register_full_blocks
@@ -21,29 +21,29 @@ from simkit.engine.state import (
 )
 
 
-@compiled
+@inlined
 def commit(r: Replica, row: int) -> None:
     """Deliver the tokens of the batch in ring row `row`, in batch order, and free who is finished at once."""
     progress = r.progress
     requests = r.requests
     left = False
-    for k in range(r.batches.size[row]):
-        if r.batches.samples[row, k] == 0:
+    for k in range(r.batches[row].length):
+        if r.entries[row, k].samples == 0:
             continue
-        request = r.batches.request[row, k]
-        status = progress.status[request]
+        request = r.entries[row, k].request
+        status = progress[request].status
         # over since it was scheduled: by EOS in the step before, or cancelled; the token is wasted
-        if status == FINISHED or status == ABORTED:
+        if status in (FINISHED, ABORTED):
             continue
-        progress.known[request] += 1
+        progress[request].known += 1
         _deliver(r, row, request)
         if status == RUNNING and r.limits.pipeline_depth > 1:
-            progress.placeholders[request] -= 1
+            progress[request].placeholders -= 1
             if r.limits.prefix_caching:
-                certain = progress.computed[request] - progress.placeholders[request]
-                register_full_blocks(r.limits, requests, progress, r.pool, request, certain)
-        outputs = progress.known[request] - requests.prompt[request]
-        if outputs >= requests.output[request] or progress.known[request] >= r.limits.max_model_len:
+                certain = progress[request].computed - progress[request].placeholders
+                register_full_blocks(r, request, certain)
+        outputs = progress[request].known - requests[request].prompt
+        if outputs >= requests[request].output or progress[request].known >= r.limits.max_model_len:
             book_finish(r, row, request)
             end(r, request, FINISHED)
             left = left or status == RUNNING
@@ -51,54 +51,54 @@ def commit(r: Replica, row: int) -> None:
         _drop_ended(r)
 
 
-@compiled
+@inlined
 def _deliver(r: Replica, row: int, request: int) -> None:
     """Note the time of a token."""
     ledger = r.ledger
-    now = r.batches.end[row]
-    if r.progress.known[request] == r.requests.prompt[request] + 1:
-        ledger.first_token[request] = now
+    now = r.batches[row].end
+    if r.progress[request].known == r.requests[request].prompt + 1:
+        ledger[request].first_token = now
         log_event(r, now, request, FIRST_TOKEN_EVENT)
     else:
-        gap = now - ledger.last_token[request]
+        gap = now - ledger[request].last_token
         r.record.itl[bin_of(gap)] += 1
         r.at[ITL_SUM] += gap
         r.at[ITL_MAX] = max(r.at[ITL_MAX], gap)
-    ledger.last_token[request] = now
+    ledger[request].last_token = now
 
 
-@compiled
+@inlined
 def end(r: Replica, request: int, status: int) -> None:
     """Release what a request holds; it stays in `running` until _drop_ended, or lazily in the queue."""
-    if r.progress.status[request] == RUNNING:
+    if r.progress[request].status == RUNNING:
         release(r.limits, r.pool, r.progress, request)
     else:
         r.at[WAITING_COUNT] -= 1
-    r.progress.status[request] = status
+    r.progress[request].status = status
     r.at[UNFINISHED] -= 1
     if r.limits.pipeline_depth > 1:
         r.at[FLUSH] = 1
 
 
-@compiled
+@inlined
 def _drop_ended(r: Replica) -> None:
     """Close the gaps in `running`."""
     kept = 0
     for i in range(r.at[RUNNING_COUNT]):
         request = r.running[i]
-        if r.progress.status[request] == RUNNING:
+        if r.progress[request].status == RUNNING:
             r.running[kept] = request
             kept += 1
     r.at[RUNNING_COUNT] = kept
 
 
-@compiled
+@inlined
 def cancel(r: Replica, request: int) -> None:
     """Drop a request that its client gave up: its blocks are free at once, a token in flight is lost."""
-    status = r.progress.status[request]
-    if status == PENDING or status == FINISHED or status == ABORTED:
+    status = r.progress[request].status
+    if status in (PENDING, FINISHED, ABORTED):
         return
     end(r, request, ABORTED)
-    r.ledger.phase[request] = OVER
+    r.ledger[request].phase = OVER
     if status == RUNNING:
         _drop_ended(r)

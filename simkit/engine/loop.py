@@ -4,7 +4,7 @@ With asynchronous scheduling a step is planned while the one before it runs (vLL
 without, after its output is known. Both are this loop, with two batches in flight or one.
 """
 
-from simkit.compiled import compiled
+from simkit.compiled import compiled, inlined
 from simkit.engine.clock import device_ns, round_ns
 from simkit.engine.commit import cancel, commit
 from simkit.engine.ledger import ARRIVED_EVENT, book_admissions, book_preemptions, book_step
@@ -44,13 +44,16 @@ IDLE, PAUSED, MORE = range(3)
 
 @compiled
 def advance(r: Replica, tables: StepTables, until_ns: int, iterations: int) -> int:
-    """Run the replica until nothing is left to do (IDLE), its clock passes `until_ns` (PAUSED), or for so many iterations (MORE)."""
+    """Run the replica until nothing is left to do (IDLE) or its clock passes `until_ns` (PAUSED).
+
+    After `iterations` turns it returns in any case (MORE), so that its caller can look up.
+    """
     at = r.at
     for _ in range(iterations):
         if at[UNFINISHED] == 0 and at[IN_FLIGHT] == 0 and at[FLUSH] == 0:
             if at[NEXT_ARRIVAL] == at[ROWS]:
                 return IDLE
-            at[NOW] = max(at[NOW], r.requests.arrival_ns[at[NEXT_ARRIVAL]])
+            at[NOW] = max(at[NOW], r.requests[at[NEXT_ARRIVAL]].arrival_ns)
         if at[NOW] > until_ns:
             return PAUSED
         iterate(r, tables)
@@ -67,43 +70,43 @@ def iterate(r: Replica, tables: StepTables) -> None:
         row = schedule(r)
         at[NOW] += dispatch(r, tables, row)
         at[IN_FLIGHT] += 1
-        if r.batches.size[row] > 0 and at[IN_FLIGHT] < r.limits.pipeline_depth:
+        if r.batches[row].length > 0 and at[IN_FLIGHT] < r.limits.pipeline_depth:
             return
     if at[IN_FLIGHT] == 0:
         return
     row = at[OLDEST]
-    at[NOW] = max(at[NOW], r.batches.end[row])
+    at[NOW] = max(at[NOW], r.batches[row].end)
     commit(r, row)
     at[OLDEST] = (row + 1) % 2
     at[IN_FLIGHT] -= 1
 
 
-@compiled
+@inlined
 def receive(r: Replica) -> None:
     """Let requests that have arrived by now wait, and drop those that were cancelled."""
     at = r.at
     requests = r.requests
-    while at[NEXT_ARRIVAL] < at[ROWS] and requests.arrival_ns[at[NEXT_ARRIVAL]] <= at[NOW]:
+    while at[NEXT_ARRIVAL] < at[ROWS] and requests[at[NEXT_ARRIVAL]].arrival_ns <= at[NOW]:
         request = at[NEXT_ARRIVAL]
         at[NEXT_ARRIVAL] += 1
         at[UNFINISHED] += 1
-        r.progress.status[request] = WAITING
-        r.progress.known[request] = requests.prompt[request]
-        log_event(r, requests.arrival_ns[request], request, ARRIVED_EVENT)
+        r.progress[request].status = WAITING
+        r.progress[request].known = requests[request].prompt
+        log_event(r, requests[request].arrival_ns, request, ARRIVED_EVENT)
         enqueue(r, request, False)
-    while at[NEXT_ABORT] < len(requests.abort_ns) and requests.abort_ns[at[NEXT_ABORT]] <= at[NOW]:
-        cancel(r, requests.abort_request[at[NEXT_ABORT]])
+    while at[NEXT_ABORT] < len(r.aborts) and r.aborts[at[NEXT_ABORT]].time_ns <= at[NOW]:
+        cancel(r, r.aborts[at[NEXT_ABORT]].request)
         at[NEXT_ABORT] += 1
 
 
-@compiled
+@inlined
 def dispatch(r: Replica, tables: StepTables, row: int) -> int:
     """Start a batch on the device as soon as host and device are ready; returns the host's time for it, ns."""
     at = r.at
     batches = r.batches
     book_preemptions(r)
-    whole, decode = device_ns(tables, batches, row)
-    host = round_ns(tables.host_ns[batches.size[row]])
+    whole, decode = device_ns(r, tables, row)
+    host = round_ns(tables.host_ns[batches[row].length])
     begin = max(at[NOW], at[DEVICE_FREE])
     start = max(at[NOW] + host, at[DEVICE_FREE])
     at[SUM_HOST] += start - at[DEVICE_FREE]
@@ -111,17 +114,17 @@ def dispatch(r: Replica, tables: StepTables, row: int) -> int:
     at[SUM_DECODE] += decode
     at[SUM_EXTRA] += whole - decode
     at[DEVICE_FREE] = start + whole
-    batches.start[row] = start
-    batches.end[row] = start + whole
-    batches.decode[row] = decode
-    batches.step[row] = at[STEPS]
-    batches.after[row, 0] = r.pool.count[FREE_BLOCKS]
-    batches.after[row, 1] = at[RUNNING_COUNT]
-    batches.after[row, 2] = at[WAITING_COUNT]
-    batches.after[row, 3] = r.pool.count[DISTINCT_KEYS]
-    batches.sums[row, 0] = at[SUM_HOST]
-    batches.sums[row, 1] = at[SUM_DECODE]
-    batches.sums[row, 2] = at[SUM_EXTRA]
+    batches[row].start = start
+    batches[row].end = start + whole
+    batches[row].decode = decode
+    batches[row].step = at[STEPS] + 1
+    batches[row].free = r.pool.counts[FREE_BLOCKS]
+    batches[row].running = at[RUNNING_COUNT]
+    batches[row].waiting = at[WAITING_COUNT]
+    batches[row].distinct = r.pool.counts[DISTINCT_KEYS]
+    batches[row].sum_host = at[SUM_HOST]
+    batches[row].sum_decode = at[SUM_DECODE]
+    batches[row].sum_extra = at[SUM_EXTRA]
     tokens = _count_tokens(r, row)
     book_step(r, row, decode, whole - decode)
     log_step(r, begin, start + whole, whole, tokens)
@@ -129,21 +132,21 @@ def dispatch(r: Replica, tables: StepTables, row: int) -> int:
     return host
 
 
-@compiled
+@inlined
 def _count_tokens(r: Replica, row: int) -> int:
     """Add the batch to the totals; returns its tokens."""
     batches = r.batches
     tokens = 0
-    for k in range(batches.size[row]):
-        request = batches.request[row, k]
-        new = int(batches.tokens[row, k])
+    for k in range(batches[row].length):
+        request = r.entries[row, k].request
+        new = int(r.entries[row, k].tokens)
         tokens += new
-        if r.ledger.phase[request] == REDO:
-            lost = int(r.ledger.redo_until[request]) - int(batches.before[row, k])
+        if r.ledger[request].phase == REDO:
+            lost = int(r.ledger[request].redo_until) - int(r.entries[row, k].before)
             r.at[REDONE_TOKENS] += min(new, max(lost, 0))
     r.at[COMPUTED_TOKENS] += tokens
     if tokens > 0:
         r.at[STEPS] += 1
-        r.record.batch_requests[batches.size[row]] += 1
+        r.record.batch_requests[batches[row].length] += 1
         r.record.batch_tokens[tokens] += 1
     return tokens

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.compiled import compiled
+from simkit.compiled import inlined
 from simkit.engine.state import (
     BUCKET,
     EVENTS,
@@ -27,7 +27,7 @@ EVENT_CAPACITY = 1 << 17
 RUNNING_INTEGRAL, WAITING_INTEGRAL, BLOCKS_INTEGRAL, TOKENS, PREEMPTIONS, BUSY_TIME = range(6)
 
 
-@compiled
+@inlined
 def bin_of(value: int) -> int:
     """The histogram bin of a value >= 0: exact below 128, then 128 bins an octave."""
     if value < BINS_PER_OCTAVE:
@@ -46,20 +46,20 @@ def bin_edges() -> NDArray[np.int64]:
     return np.where(index < BINS_PER_OCTAVE, index, (index - (octave << 7)) << octave)
 
 
-@compiled
+@inlined
 def log_event(r: Replica, time: int, request: int, kind: int) -> None:
     """Append to the event log while there is room."""
     i = r.at[EVENTS]
-    if i >= len(r.record.event_time):
+    if i >= len(r.record.events):
         r.at[EVENTS_LOST] += 1
         return
-    r.record.event_time[i] = time
-    r.record.event_request[i] = request
-    r.record.event_kind[i] = kind
+    r.record.events[i].time_ns = time
+    r.record.events[i].request = request
+    r.record.events[i].kind = kind
     r.at[EVENTS] = i + 1
 
 
-@compiled
+@inlined
 def log_step(r: Replica, begin: int, end: int, busy: int, tokens: int) -> None:
     """Add a step that lasted from `begin` to `end` to the series, spread over the buckets it touches."""
     if end <= begin:
@@ -68,7 +68,7 @@ def log_step(r: Replica, begin: int, end: int, busy: int, tokens: int) -> None:
     while end >= r.at[BUCKET] * len(series):
         _halve(r)
     width = r.at[BUCKET]
-    used = len(r.pool.references) - 1 - r.pool.count[FREE_BLOCKS]
+    used = len(r.pool.blocks) - 1 - r.pool.counts[FREE_BLOCKS]
     first = begin // width
     last = (end - 1) // width
     for bucket in range(first, last + 1):
@@ -82,7 +82,7 @@ def log_step(r: Replica, begin: int, end: int, busy: int, tokens: int) -> None:
     series[first, PREEMPTIONS] += r.at[PREEMPTED_NOW]
 
 
-@compiled
+@inlined
 def _halve(r: Replica) -> None:
     """Merge neighbouring buckets, so that the series reaches twice as far."""
     series = r.record.series

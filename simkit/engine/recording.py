@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from simkit.engine.loop import iterate
 from simkit.engine.replica import new_replica
 from simkit.engine.state import (
+    ABORT,
     ADMITTED,
     FINISHED,
     FLUSH,
@@ -25,12 +26,14 @@ from simkit.engine.state import (
     NOW,
     OLDEST,
     PREEMPTED_NOW,
+    REQUEST,
     ROWS,
     RUNNING_COUNT,
     UNFINISHED,
     Limits,
+    Records,
     Replica,
-    Requests,
+    records,
 )
 from simkit.errors import InputError
 from simkit.models.steptables import constant_tables
@@ -88,6 +91,7 @@ def limits_of(config: Json) -> Limits:
         watermark_blocks=int(cast(float, config["watermark"]) * number["num_gpu_blocks"]),
         reserve_full_isl=bool(config["scheduler_reserve_full_isl"]),
         uncached_free_to_front=True,
+        content_span=1,
         pipeline_depth=2 if config["async_scheduling"] else 1,
     )
 
@@ -96,11 +100,9 @@ def replay(recording: Recording) -> str | None:
     """The first difference between this engine's schedule and the recorded one, or None if every field is the same."""
     rows = sorted(recording.requests, key=lambda q: (cast(int, q["arr"]), cast(int, q["id"])))
     ids = np.array([cast(int, q["id"]) for q in rows])
-    replica = new_replica(
-        limits_of(recording.config),
-        _requests(rows, cast(int, recording.config["block_size"])),
-        cast(int, recording.config["num_gpu_blocks"]),
-    )
+    requests, content_ids = _requests(rows, cast(int, recording.config["block_size"]))
+    num_blocks = cast(int, recording.config["num_gpu_blocks"])
+    replica = new_replica(limits_of(recording.config), requests, content_ids, _aborts(rows), num_blocks)
     expected = iter(recording.steps)
     for step in _run(replica, ids, bool(recording.config["async_scheduling"])):
         wanted = next(expected, None)
@@ -112,7 +114,7 @@ def replay(recording: Recording) -> str | None:
                 return f"step {wanted['t']}: {field} is {ours}, recorded {theirs}"
     if next(expected, None) is not None:
         return "the recording goes on"
-    free = int(replica.pool.count[FREE_BLOCKS])
+    free = int(replica.pool.counts[FREE_BLOCKS])
     return None if free == recording.free_at_end else f"end: {free} blocks free, recorded {recording.free_at_end}"
 
 
@@ -137,13 +139,13 @@ def _run(r: Replica, ids: NDArray[np.int64], asynchronous: bool) -> list[Json]:
             in_flight.append(_planned(r, (oldest + flying) % 2, t, ids))
             steps.append(in_flight[-1])
         if popped:
-            size = r.batches.size[oldest]
-            batch = r.batches.request[oldest, :size]
+            size = r.batches.length[oldest]
+            batch = r.entries.request[oldest, :size]
             now_over = (r.progress.status == FINISHED) & ~over
             step = in_flight.pop(0)
             step["fin"] = [int(ids[q]) for q in batch if now_over[q]]
             step["gen"] = _delivered(r) - delivered
-            step["free1"] = int(r.pool.count[FREE_BLOCKS])
+            step["free1"] = int(r.pool.counts[FREE_BLOCKS])
             step["run1"] = int(at[RUNNING_COUNT])
             if asynchronous:
                 step["upd_t"] = t
@@ -159,18 +161,19 @@ def _delivered(r: Replica) -> int:
 def _planned(r: Replica, row: int, t: int, ids: NDArray[np.int64]) -> Json:
     """A step as it was planned."""
     b = r.batches
-    size = b.size[row]
+    e = r.entries
+    size = b.length[row]
     step: Json = {
         "t": t,
-        "req": [int(ids[q]) for q in b.request[row, :size]],
-        "n": b.tokens[row, :size].tolist(),
-        "c0": b.before[row, :size].tolist(),
-        "free0": int(b.after[row, 0]),
-        "run0": int(b.after[row, 1]),
-        "wait0": int(b.after[row, 2]),
-        "cached": int(b.after[row, 3]),
+        "req": [int(ids[q]) for q in e.request[row, :size]],
+        "n": e.tokens[row, :size].tolist(),
+        "c0": e.before[row, :size].tolist(),
+        "free0": int(b.free[row]),
+        "run0": int(b.running[row]),
+        "wait0": int(b.waiting[row]),
+        "cached": int(b.distinct[row]),
     }
-    before = dict(zip(b.request[row, :size].tolist(), b.before[row, :size].tolist(), strict=True))
+    before = dict(zip(e.request[row, :size].tolist(), e.before[row, :size].tolist(), strict=True))
     admitted = r.record.admitted[: r.at[ADMITTED]].tolist()
     for field, resumed in (("new", False), ("res", True)):
         entries = [[int(ids[q]), before[q]] for q in admitted if bool(r.progress.preemptions[q]) == resumed]
@@ -181,37 +184,33 @@ def _planned(r: Replica, row: int, t: int, ids: NDArray[np.int64]) -> Json:
     return step
 
 
-def _requests(rows: list[Json], block_size: int) -> Requests:
+def _requests(rows: list[Json], block_size: int) -> tuple[Records, NDArray[np.int64]]:
     """The recording's requests, with an id for the content of every whole block of prompt and output."""
     by_id = {cast(int, q["id"]): q for q in rows}
     known: dict[tuple[int, bytes], int] = {}
-    hash_start = [0]
-    hash_ids: list[int] = []
-    prompts = []
-    for q in rows:
+    content_ids: list[int] = []
+    requests = records(len(rows), REQUEST)
+    for i, q in enumerate(rows):
         prompt = np.concatenate([_segment_tokens(segment, by_id) for segment in cast(list[list[object]], q["segs"])])
-        prompts.append(len(prompt))
         tokens = np.concatenate([prompt, _output_tokens(q, cast(int, q["out"]))])
+        contents = len(tokens) // block_size
+        values = (q["arr"], len(prompt), q["out"], q["max_tokens"], q.get("prio", 0), len(content_ids), contents)
+        requests[i] = values
         parent = 0
-        for i in range(len(tokens) // block_size):
-            content = (parent, tokens[i * block_size : (i + 1) * block_size].tobytes())
+        for k in range(contents):
+            content = (parent, tokens[k * block_size : (k + 1) * block_size].tobytes())
             parent = known.setdefault(content, len(known) + 1)
-            hash_ids.append(parent)
-        hash_start.append(len(hash_ids))
-    aborts = sorted((cast(int, q["abort"]), i) for i, q in enumerate(rows) if "abort" in q)
-    column = {name: [cast(int, q.get(name, 0)) for q in rows] for name in ("arr", "out", "max_tokens", "prio")}
-    return Requests(
-        arrival_ns=np.array(column["arr"], dtype=np.int64),
-        prompt=np.array(prompts, dtype=np.int32),
-        output=np.array(column["out"], dtype=np.int32),
-        max_tokens=np.array(column["max_tokens"], dtype=np.int32),
-        priority=np.array(column["prio"], dtype=np.int32),
-        hash_start=np.array(hash_start, dtype=np.int64),
-        hash_ids=np.array(hash_ids, dtype=np.int64),
-        hash_span=1,
-        abort_ns=np.array([t for t, _ in aborts], dtype=np.int64),
-        abort_request=np.array([i for _, i in aborts], dtype=np.int64),
-    )
+            content_ids.append(parent)
+    return requests, np.array(content_ids, dtype=np.int64)
+
+
+def _aborts(rows: list[Json]) -> Records:
+    """When clients cancel, in order."""
+    times = sorted((cast(int, q["abort"]), i) for i, q in enumerate(rows) if "abort" in q)
+    aborts = records(len(times), ABORT)
+    for k, time_and_request in enumerate(times):
+        aborts[k] = time_and_request
+    return aborts
 
 
 def _segment_tokens(segment: list[object], by_id: dict[int, Json]) -> NDArray[np.int64]:

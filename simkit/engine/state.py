@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
-I8 = NDArray[np.int8]
 F64 = NDArray[np.float64]
+Records = np.recarray[tuple[int, ...], np.dtype[np.void]]
 
 NEVER = np.iinfo(np.int64).max  # a time that does not come
 
@@ -39,90 +39,126 @@ class Limits(NamedTuple):
     watermark_blocks: int
     reserve_full_isl: bool  # admit only what fits whole
     uncached_free_to_front: bool  # freed blocks without a hash are reused first (vLLM >= 0.24)
+    content_span: int  # KV blocks that a content id of the workload covers
     pipeline_depth: int  # 1: schedule after the output is known; 2: asynchronous scheduling
 
 
-class Requests(NamedTuple):
-    """What the workload says of each request; the loop only reads it."""
-
-    arrival_ns: I64  # [n] ascending
-    prompt: I32  # [n] tokens
-    output: I32  # [n] tokens it will really produce; not for schedulers' eyes
-    max_tokens: I32  # [n] the most it asked for; the end is foreseen only if output == max_tokens
-    priority: I32  # [n] smaller is more urgent
-    hash_start: I64  # [n + 1] request q's content ids are hash_ids[hash_start[q]:hash_start[q + 1]]
-    hash_ids: I64  # ids >= 0 of equal content, prefix-chained, each for `hash_span` blocks
-    hash_span: int  # KV blocks an id covers
-    abort_ns: I64  # [aborts] ascending: when clients cancel
-    abort_request: I64  # [aborts] which request
+def records(shape: int | tuple[int, ...], kind: np.dtype[np.void]) -> Records:
+    """An array of zeroed records; `array.field[i]` reads and writes, compiled or not."""
+    return np.zeros(shape, dtype=kind).view(np.recarray)
 
 
-class Progress(NamedTuple):
-    """Where each request stands."""
+# what the workload says of each request; the loop only reads it
+REQUEST = np.dtype(
+    [
+        ("arrival_ns", np.int64),  # ascending
+        ("prompt", np.int32),  # tokens
+        ("output", np.int32),  # tokens it will really produce; not for schedulers' eyes
+        ("max_tokens", np.int32),  # the most it asked for; the end is foreseen only if output == max_tokens
+        ("priority", np.int32),  # smaller is more urgent
+        ("first_content", np.int64),  # where its ids begin in content_ids
+        ("content_blocks", np.int32),  # leading KV blocks whose content those ids name, `content_span` blocks each
+    ],
+    align=True,
+)
 
-    status: I8  # [n]
-    known: I32  # [n] prompt tokens + output tokens delivered
-    computed: I32  # [n] tokens whose KV is computed or being computed
-    placeholders: I32  # [n] sampled tokens in flight, 0 without asynchronous scheduling
-    slot: I32  # [n] row of the block table, while it holds blocks
-    held: I32  # [n] blocks held
-    hashed: I32  # [n] of these, how many leading ones are registered for reuse
-    preemptions: I32  # [n]
-    hit: I32  # [n] prompt tokens found in the prefix cache at first admission
+ABORT = np.dtype([("time_ns", np.int64), ("request", np.int64)])  # in order of time: when clients cancel
 
+# where each request stands
+PROGRESS = np.dtype(
+    [
+        ("known", np.int32),  # prompt tokens + output tokens delivered
+        ("computed", np.int32),  # tokens whose KV is computed or being computed
+        ("placeholders", np.int32),  # sampled tokens in flight, 0 without asynchronous scheduling
+        ("slot", np.int32),  # row of the block table, while it holds blocks
+        ("held", np.int32),  # blocks held
+        ("hashed", np.int32),  # of these, how many leading ones are registered for reuse
+        ("preemptions", np.int32),
+        ("hit", np.int32),  # prompt tokens found in the prefix cache at first admission
+        ("status", np.int8),
+    ],
+    align=True,
+)
 
-class Ledger(NamedTuple):
-    """What each request's time went to, in ns. Parts are closed at changes of phase, by differences of running sums."""
+# what each request's time went to, in ns: parts are closed at changes of phase, by differences of running sums
+LEDGER = np.dtype(
+    [
+        ("last_token", np.int64),
+        ("scheduled", np.int64),  # start of the first step with some of it
+        ("first_token", np.int64),
+        ("finish", np.int64),
+        ("since_host", np.int64),  # the running sums when the phase began
+        ("since_decode", np.int64),
+        ("since_extra", np.int64),
+        ("skipped", np.int64),  # device time of steps, this phase, that left the running request out
+        ("skipped_step", np.int64),  # number of the latest such step, counted from 1
+        ("redo_from", np.int64),  # when it was preempted
+        ("prefill", np.int64),
+        ("decode", np.int64),
+        ("stalled", np.int64),
+        ("preempted", np.int64),
+        ("host", np.int64),
+        ("redo_until", np.int32),  # tokens it had computed when it was preempted
+        ("phase", np.int8),
+    ],
+    align=True,
+)
 
-    phase: I8  # [n]
-    scheduled: I64  # [n] start of the first step with some of it
-    first_token: I64  # [n]
-    last_token: I64  # [n]
-    finish: I64  # [n]
-    since: I64  # [n, 3] the running sums (host, decode, extra) when the phase began
-    skipped: I64  # [n] device time of steps, this phase, that left the running request out
-    skipped_step: I64  # [n] number of the latest such step
-    redo_from: I64  # [n] when it was preempted
-    redo_until: I32  # [n] tokens it had computed then
-    prefill: I64  # [n]
-    decode: I64  # [n]
-    stalled: I64  # [n]
-    preempted: I64  # [n]
-    host: I64  # [n]
+BLOCK = np.dtype(
+    [
+        ("key", np.int64),  # what content it is registered for; 0: not registered
+        ("references", np.int32),
+        ("after", np.int32),  # its neighbours in the free queue
+        ("before", np.int32),
+        ("twin", np.int32),  # the next block registered for the same content; 0: none
+    ],
+    align=True,
+)
+
+PLACE = np.dtype([("key", np.int64), ("block", np.int64)])  # of the map from content to the first block that has it
+
+# one request's share of a step
+ENTRY = np.dtype(
+    [
+        ("request", np.int32),
+        ("tokens", np.int32),  # scheduled now
+        ("before", np.int32),  # computed before
+        ("samples", np.int32),  # 1: this step yields a token
+    ]
+)
+
+# a step in flight
+BATCH = np.dtype(
+    [
+        ("length", np.int64),  # entries
+        ("step", np.int64),  # its number, counted from 1
+        ("start", np.int64),  # ns, when the device begins
+        ("end", np.int64),  # ns
+        ("decode", np.int64),  # ns, what it would take on the device without its prefill chunks
+        ("sum_host", np.int64),  # the ledger's running sums at `end`
+        ("sum_decode", np.int64),
+        ("sum_extra", np.int64),
+        ("free", np.int64),  # right after it was planned: free blocks, running, waiting, distinct cached contents
+        ("running", np.int64),
+        ("waiting", np.int64),
+        ("distinct", np.int64),
+    ]
+)
+
+EVENT = np.dtype([("time_ns", np.int64), ("request", np.int32), ("kind", np.int32)])
 
 
 class Pool(NamedTuple):
     """KV blocks. Block 0 is never used: it is the head and tail of the free queue, a ring of `after` and `before`."""
 
-    references: I32  # [blocks]
-    after: I32  # [blocks]
-    before: I32  # [blocks]
-    key: I64  # [blocks] what content the block is registered for; 0: not registered
-    twin: I32  # [blocks] the next block registered for the same content; 0: none
-    map_key: I64  # [power of two] open addressing: content key, 0 is empty
-    map_block: I32  # [power of two] the first block registered for it
+    blocks: Records  # BLOCK [blocks]
+    places: Records  # PLACE [power of two] open addressing by content; key 0 is empty
     table: I32  # [slots, blocks a request can hold] the blocks of each running request, in order
     free_slots: I32  # [slots] a stack
-    count: I64  # [3] FREE_BLOCKS, DISTINCT_KEYS, FREE_SLOTS
+    counts: I64  # [3] FREE_BLOCKS, DISTINCT_KEYS, FREE_SLOTS
 
 
 FREE_BLOCKS, DISTINCT_KEYS, FREE_SLOTS = range(3)
-
-
-class Batches(NamedTuple):
-    """The steps in flight: `pipeline_depth` rows used as a ring, oldest first."""
-
-    request: I32  # [2, max_running]
-    tokens: I32  # [2, max_running] scheduled now
-    before: I32  # [2, max_running] computed before
-    samples: I8  # [2, max_running] 1: this step yields a token
-    size: I64  # [2]
-    start: I64  # [2] ns, when the device begins
-    end: I64  # [2] ns
-    decode: I64  # [2] ns, what the step would take on the device without its prefill chunks
-    step: I64  # [2] its number
-    after: I64  # [2, 4] right after it was planned: free blocks, running, waiting, distinct cached contents
-    sums: I64  # [2, 3] the ledger's running sums (host, decode, extra) at `end`
 
 
 class Recorder(NamedTuple):
@@ -131,10 +167,8 @@ class Recorder(NamedTuple):
     itl: I64  # [bins] histogram over simkit.engine.record.bin_of
     batch_requests: I64  # [max_running + 1] steps by requests in them
     batch_tokens: I64  # [max_num_batched_tokens + 1] steps by tokens in them
-    series: F64  # [buckets, 6] time integrals per bucket: running, waiting, kv blocks, tokens, preemptions, busy
-    event_time: I64  # [event capacity]
-    event_request: I32  # [event capacity]
-    event_kind: I8  # [event capacity]
+    series: F64  # [buckets, 6] per bucket, the columns of simkit.engine.record
+    events: Records  # EVENT [event capacity]
     admitted: I32  # [max_running] requests admitted by the latest schedule(), in order
     victims: I32  # [max_running] requests preempted by it, in order
 
@@ -176,12 +210,15 @@ class Replica(NamedTuple):
     """One replica, whole."""
 
     limits: Limits
-    requests: Requests
-    progress: Progress
-    ledger: Ledger
+    requests: Records  # REQUEST [n]
+    content_ids: I64  # ids >= 0 of equal content, prefix-chained, each for `content_span` blocks
+    aborts: Records  # ABORT [cancellations]
+    progress: Records  # PROGRESS [n]
+    ledger: Records  # LEDGER [n]
     pool: Pool
-    batches: Batches
+    entries: Records  # ENTRY [2, max_running] of the batches in flight
+    batches: Records  # BATCH [2] a ring
     record: Recorder
     running: I32  # [max_running] in order of admission
     waiting: I32  # [n] a queue with head and tail, or a heap
-    at: I64  # [PLACES]
+    at: I64  # [PLACES] where it is: clock, counters

@@ -1,18 +1,18 @@
 """The queue of requests that wait for admission: first come first served, or a heap by priority."""
 
-from simkit.compiled import compiled
+from simkit.compiled import inlined
 from simkit.engine.state import PREEMPTED, WAITING, WAITING_COUNT, WAITING_HEAD, WAITING_TAIL, Replica
 
 
-@compiled
+@inlined
 def more_urgent(r: Replica, a: int, b: int) -> bool:
     """Whether `a` goes before `b`: by priority, then by arrival (rows are in order of arrival)."""
-    pa = r.requests.priority[a]
-    pb = r.requests.priority[b]
+    pa = r.requests[a].priority
+    pb = r.requests[b].priority
     return pa < pb or (pa == pb and a < b)
 
 
-@compiled
+@inlined
 def _sift_up(r: Replica, i: int) -> None:
     heap = r.waiting
     while i > 0:
@@ -23,7 +23,7 @@ def _sift_up(r: Replica, i: int) -> None:
         i = parent
 
 
-@compiled
+@inlined
 def _sift_down(r: Replica, size: int) -> None:
     heap = r.waiting
     i = 0
@@ -39,7 +39,7 @@ def _sift_down(r: Replica, size: int) -> None:
         i = child
 
 
-@compiled
+@inlined
 def enqueue(r: Replica, request: int, to_front: bool) -> None:
     """Let a request wait: a new one at the end, a preempted one in front; priority knows no front."""
     at = r.at
@@ -57,7 +57,7 @@ def enqueue(r: Replica, request: int, to_front: bool) -> None:
         at[WAITING_TAIL] += 1
 
 
-@compiled
+@inlined
 def _drop_head(r: Replica) -> None:
     at = r.at
     if r.limits.priority_policy:
@@ -68,18 +68,18 @@ def _drop_head(r: Replica) -> None:
         at[WAITING_HEAD] += 1
 
 
-@compiled
+@inlined
 def head(r: Replica) -> int:
     """The next request to admit; there must be one. Those that ended while they waited are passed over."""
     while True:
         request = r.waiting[0] if r.limits.priority_policy else r.waiting[r.at[WAITING_HEAD]]
-        status = r.progress.status[request]
-        if status == WAITING or status == PREEMPTED:
-            return request
+        status = r.progress[request].status
+        if status in (WAITING, PREEMPTED):
+            return int(request)
         _drop_head(r)
 
 
-@compiled
+@inlined
 def dequeue(r: Replica) -> None:
     """Take the head, as `head` gave it, out of the queue."""
     _drop_head(r)

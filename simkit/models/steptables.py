@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.compiled import compiled
+from simkit.compiled import compiled, inlined
 
 F64 = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ class StepTables(NamedTuple):
     with one new token is a decode (its attention is a row of a batched kernel), with more a prefill chunk.
     """
 
-    linear_ns: F64  # [max_tokens + 1] by tokens: GEMMs, norms, activations, experts, collectives, graph padding; [0] = 0
+    linear_ns: F64  # [max_tokens + 1] by tokens: GEMMs, norms, experts, collectives, graph padding; [0] = 0
     sample_ns: F64  # [max_requests + 1] by rows: lm_head and sampling; [0] = 0
     host_ns: F64  # [max_requests + 1] by requests: CPU time of schedule, input preparation and output processing
     decode_ns: F64  # [grid(batch), grid(sum of contexts)] attention of the decodes, all full-attention layers
@@ -55,7 +55,7 @@ def grid_values(maximum: int) -> NDArray[np.int64]:
     return np.where(index < POINTS_PER_OCTAVE, index, (index - (octave << 3)) << octave)
 
 
-@compiled
+@inlined
 def interpolate(table: F64, x: int, y: int) -> float:
     """The value of a table over two geometric axes at (x, y); beyond its edge, the edge's last slope goes on."""
     i, u = grid_index(x)
@@ -68,14 +68,12 @@ def interpolate(table: F64, x: int, y: int) -> float:
         j = table.shape[1] - 2
     low = table[i, j] * (1.0 - v) + table[i, j + 1] * v
     high = table[i + 1, j] * (1.0 - v) + table[i + 1, j + 1] * v
-    return low * (1.0 - u) + high * u
+    return float(low * (1.0 - u) + high * u)
 
 
 def scaled(tables: StepTables, factor: float) -> StepTables:
     """The same deployment with every duration multiplied by `factor`: what a step-time bias would do to an answer."""
-    durations = {
-        name: getattr(tables, name) * factor for name in StepTables._fields if name.endswith("_ns")
-    }
+    durations = {name: getattr(tables, name) * factor for name in StepTables._fields if name.endswith("_ns")}
     return tables._replace(**durations)
 
 

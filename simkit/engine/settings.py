@@ -1,0 +1,109 @@
+"""The engine's settings under vLLM's own names, with vLLM 0.32's defaults, and what older versions did differently."""
+
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from simkit.engine.state import Limits
+from simkit.errors import InputError
+
+
+class Dialect(NamedTuple):
+    """Scheduling rules that changed between vLLM versions, found by driving the same scenarios through each version."""
+
+    lone_request_uncapped: bool
+    uncached_free_to_front: bool
+    has_watermark: bool
+    has_reserve_full_isl: bool
+
+
+# by the first minor version with the rules; versions between measured ones behave like the one before them or after
+# it, which was not bisected
+_DIALECTS = {
+    16: Dialect(False, False, False, False),
+    20: Dialect(False, False, False, True),
+    24: Dialect(False, True, True, True),
+    32: Dialect(True, True, True, True),
+}
+
+EngineName = Literal["vllm-0.16", "vllm-0.20", "vllm-0.24", "vllm-0.28", "vllm-0.30", "vllm-0.32"]
+
+
+class EngineSettings(BaseModel):
+    """How the engine is started; a field left out has the engine's own default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: EngineName = "vllm-0.32"
+    max_num_batched_tokens: int | None = Field(None, ge=1, description="tokens a step; default by device memory")
+    max_num_seqs: int | None = Field(None, ge=1, description="requests in a step; default by device memory")
+    max_num_active_seqs: int | None = Field(None, ge=1)
+    max_model_len: int | None = Field(None, ge=2, description="prompt + output tokens; default the model's maximum")
+    block_size: int = Field(16, ge=1, le=1024, description="tokens a KV block")
+    num_gpu_blocks_override: int | None = Field(None, ge=2, description="KV blocks; default by the memory plan")
+    gpu_memory_utilization: float = Field(0.92, gt=0.0, le=1.0)
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: int = Field(0, ge=0)
+    long_prefill_token_threshold_adaptive: bool = False
+    policy: Literal["fcfs", "priority"] = "fcfs"
+    async_scheduling: bool = True
+    watermark: float = Field(0.0, ge=0.0, lt=1.0)
+    scheduler_reserve_full_isl: bool | None = Field(None, description="default on where the version has it")
+    enforce_eager: bool = False
+
+    def dialect(self) -> Dialect:
+        """The rules of the engine version named; InputError for a setting that this version does not have."""
+        minor = int(self.engine.rsplit(".", 1)[1])
+        dialect = _DIALECTS[max(first for first in _DIALECTS if first <= minor)]
+        if self.watermark and not dialect.has_watermark:
+            raise InputError(f"deployment.engine.watermark={self.watermark}: {self.engine} has none; leave it at 0")
+        if self.scheduler_reserve_full_isl and not dialect.has_reserve_full_isl:
+            raise InputError(
+                f"deployment.engine.scheduler_reserve_full_isl=true: {self.engine} does not have it; leave it out"
+            )
+        return dialect
+
+    def limits(
+        self,
+        num_blocks: int,
+        max_model_len: int,
+        max_num_batched_tokens: int,
+        max_num_seqs: int,
+        content_span: int = 1,
+    ) -> Limits:
+        """The settings as the loop needs them, with what was left to defaults filled in.
+
+        Raises InputError where vLLM refuses to start: a KV cache smaller than one request of maximum length, or
+        without chunked prefill a step smaller than a prompt.
+        """
+        dialect = self.dialect()
+        usable_tokens = (num_blocks - 1) * self.block_size
+        if usable_tokens < max_model_len:
+            raise InputError(
+                f"deployment.engine.max_model_len={max_model_len}: the KV cache holds {usable_tokens} tokens; "
+                f"set max_model_len to at most {usable_tokens}, or more GPUs, or a smaller KV precision"
+            )
+        if not self.enable_chunked_prefill and max_num_batched_tokens < max_model_len:
+            raise InputError(
+                f"deployment.engine.max_num_batched_tokens={max_num_batched_tokens}: smaller than max_model_len="
+                f"{max_model_len} without chunked prefill; raise it or set enable_chunked_prefill: true"
+            )
+        reserve = self.scheduler_reserve_full_isl
+        return Limits(
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_running=min(max_num_seqs, self.max_num_active_seqs or max_num_seqs),
+            max_model_len=max_model_len,
+            block_size=self.block_size,
+            long_prefill_token_threshold=self.long_prefill_token_threshold,
+            adaptive_long_prefill=self.long_prefill_token_threshold_adaptive,
+            lone_request_uncapped=dialect.lone_request_uncapped,
+            chunked_prefill=self.enable_chunked_prefill,
+            prefix_caching=self.enable_prefix_caching,
+            priority_policy=self.policy == "priority",
+            watermark_blocks=int(self.watermark * num_blocks),
+            reserve_full_isl=dialect.has_reserve_full_isl if reserve is None else reserve,
+            uncached_free_to_front=dialect.uncached_free_to_front,
+            content_span=content_span,
+            pipeline_depth=2 if self.async_scheduling else 1,
+        )
