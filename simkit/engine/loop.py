@@ -68,8 +68,10 @@ def iterate(r: Replica, tables: StepTables) -> None:
     if at[UNFINISHED] > 0 or at[FLUSH] == 1:
         at[FLUSH] = 0
         row = schedule(r)
-        at[NOW] += dispatch(r, tables, row)
-        at[IN_FLIGHT] += 1
+        host = round_ns(tables.host_ns[r.batches[row].length])
+        device, decode = device_ns(r, tables, row)
+        dispatch(r, row, host, device, decode)
+        at[NOW] += host
         if r.batches[row].length > 0 and at[IN_FLIGHT] < r.limits.pipeline_depth:
             return
     if at[IN_FLIGHT] == 0:
@@ -100,36 +102,36 @@ def receive(r: Replica) -> None:
 
 
 @inlined
-def dispatch(r: Replica, tables: StepTables, row: int) -> int:
-    """Start a batch on the device as soon as host and device are ready; returns the host's time for it, ns."""
+def dispatch(r: Replica, row: int, host: int, device: int, decode: int) -> None:
+    """Start a planned batch as soon as host and device are ready: it takes them `host` and `device` ns.
+
+    `decode` is what the device would take without the batch's prefill chunks.
+    """
     at = r.at
-    batches = r.batches
+    batch = r.batches[row]
     book_preemptions(r)
-    whole, decode = device_ns(r, tables, row)
-    host = round_ns(tables.host_ns[batches[row].length])
     begin = max(at[NOW], at[DEVICE_FREE])
-    start = max(at[NOW] + host, at[DEVICE_FREE])
-    at[SUM_HOST] += start - at[DEVICE_FREE]
-    book_admissions(r, start)
+    batch.start = max(at[NOW] + host, at[DEVICE_FREE])
+    batch.end = batch.start + device
+    batch.decode = decode
+    batch.step = at[STEPS] + 1
+    batch.free = r.pool.counts[FREE_BLOCKS]
+    batch.running = at[RUNNING_COUNT]
+    batch.waiting = at[WAITING_COUNT]
+    batch.distinct = r.pool.counts[DISTINCT_KEYS]
+    at[SUM_HOST] += batch.start - at[DEVICE_FREE]
+    book_admissions(r, batch.start)
     at[SUM_DECODE] += decode
-    at[SUM_EXTRA] += whole - decode
-    at[DEVICE_FREE] = start + whole
-    batches[row].start = start
-    batches[row].end = start + whole
-    batches[row].decode = decode
-    batches[row].step = at[STEPS] + 1
-    batches[row].free = r.pool.counts[FREE_BLOCKS]
-    batches[row].running = at[RUNNING_COUNT]
-    batches[row].waiting = at[WAITING_COUNT]
-    batches[row].distinct = r.pool.counts[DISTINCT_KEYS]
-    batches[row].sum_host = at[SUM_HOST]
-    batches[row].sum_decode = at[SUM_DECODE]
-    batches[row].sum_extra = at[SUM_EXTRA]
+    at[SUM_EXTRA] += device - decode
+    at[DEVICE_FREE] = batch.end
+    batch.sum_host = at[SUM_HOST]
+    batch.sum_decode = at[SUM_DECODE]
+    batch.sum_extra = at[SUM_EXTRA]
     tokens = _count_tokens(r, row)
-    book_step(r, row, decode, whole - decode)
-    log_step(r, begin, start + whole, whole, tokens)
-    at[BUSY] += whole
-    return host
+    book_step(r, row, decode, device - decode)
+    log_step(r, begin, batch.end, device, tokens)
+    at[BUSY] += device
+    at[IN_FLIGHT] += 1
 
 
 @inlined

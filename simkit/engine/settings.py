@@ -35,21 +35,21 @@ class EngineSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: EngineName = "vllm-0.32"
-    max_num_batched_tokens: int | None = Field(None, ge=1, description="tokens a step; default by device memory")
-    max_num_seqs: int | None = Field(None, ge=1, description="requests in a step; default by device memory")
-    max_num_active_seqs: int | None = Field(None, ge=1)
-    max_model_len: int | None = Field(None, ge=2, description="prompt + output tokens; default the model's maximum")
-    block_size: int = Field(16, ge=1, le=1024, description="tokens a KV block")
-    num_gpu_blocks_override: int | None = Field(None, ge=2, description="KV blocks; default by the memory plan")
-    gpu_memory_utilization: float = Field(0.92, gt=0.0, le=1.0)
+    max_num_batched_tokens: int | None = Field(default=None, ge=1, description="tokens a step; default by device memory")
+    max_num_seqs: int | None = Field(default=None, ge=1, description="requests in a step; default by device memory")
+    max_num_active_seqs: int | None = Field(default=None, ge=1)
+    max_model_len: int | None = Field(default=None, ge=2, description="prompt + output tokens; default the model's maximum")
+    block_size: int = Field(default=16, ge=1, le=1024, description="tokens a KV block")
+    num_gpu_blocks_override: int | None = Field(default=None, ge=2, description="KV blocks; default by the memory plan")
+    gpu_memory_utilization: float = Field(default=0.92, gt=0.0, le=1.0)
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
-    long_prefill_token_threshold: int = Field(0, ge=0)
+    long_prefill_token_threshold: int = Field(default=0, ge=0)
     long_prefill_token_threshold_adaptive: bool = False
     policy: Literal["fcfs", "priority"] = "fcfs"
     async_scheduling: bool = True
-    watermark: float = Field(0.0, ge=0.0, lt=1.0)
-    scheduler_reserve_full_isl: bool | None = Field(None, description="default on where the version has it")
+    watermark: float = Field(default=0.0, ge=0.0, lt=1.0)
+    scheduler_reserve_full_isl: bool | None = Field(default=None, description="default on where the version has it")
     enforce_eager: bool = False
 
     def dialect(self) -> Dialect:

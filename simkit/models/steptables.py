@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.compiled import compiled, inlined
+from simkit.compiled import compiled
 
 F64 = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def grid_values(maximum: int) -> NDArray[np.int64]:
     return np.where(index < POINTS_PER_OCTAVE, index, (index - (octave << 3)) << octave)
 
 
-@inlined
+@compiled
 def interpolate(table: F64, x: int, y: int) -> float:
     """The value of a table over two geometric axes at (x, y); beyond its edge, the edge's last slope goes on."""
     i, u = grid_index(x)

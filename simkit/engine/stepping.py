@@ -1,0 +1,54 @@
+"""One step at a time, for clocks that live outside the loop: a paced endpoint, a testbed that runs real kernels.
+
+    row = plan(replica, now_ns)
+    ... run the batch: replica.entries[row, :replica.batches[row].length] ...
+    complete(replica, row, host_ns, device_ns)
+
+and for requests that are not known beforehand, `submit`. Asynchronous scheduling needs `pipeline_depth` 1 here.
+"""
+
+from simkit.compiled import compiled
+from simkit.engine.commit import cancel, commit
+from simkit.engine.loop import dispatch, receive
+from simkit.engine.state import IN_FLIGHT, NOW, OLDEST, ROWS, Replica
+from simkit.engine.vllm_v1 import schedule
+from simkit.errors import InputError
+
+
+def submit(
+    r: Replica, arrival_ns: int, prompt: int, output: int, max_tokens: int | None = None, priority: int = 0
+) -> int:
+    """Add a request that arrives at `arrival_ns`, not before those already there; returns its row.
+
+    The replica's arrays are as long as the most requests it can be given: InputError beyond.
+    """
+    row = int(r.at[ROWS])
+    if row == len(r.requests):
+        raise InputError(f"request {row + 1}: this replica was made for {row} requests; make it larger")
+    r.requests[row] = (arrival_ns, prompt, output, output if max_tokens is None else max_tokens, priority, 0, 0)
+    r.at[ROWS] = row + 1
+    return row
+
+
+@compiled
+def plan(r: Replica, now_ns: int) -> int:
+    """Take what has arrived by now and plan the next step; returns its row in `entries` and `batches`."""
+    r.at[NOW] = now_ns
+    receive(r)
+    return schedule(r)
+
+
+@compiled
+def complete(r: Replica, row: int, host_ns: int, device_ns: int) -> None:
+    """Book a planned step that took `host_ns`, then `device_ns`, and deliver its tokens."""
+    dispatch(r, row, host_ns, device_ns, device_ns)
+    r.at[NOW] = r.batches[row].end
+    commit(r, row)
+    r.at[OLDEST] = (row + 1) % 2
+    r.at[IN_FLIGHT] -= 1
+
+
+@compiled
+def give_up(r: Replica, request: int) -> None:
+    """Cancel a request: its client is gone."""
+    cancel(r, request)

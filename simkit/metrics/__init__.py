@@ -1,0 +1,1 @@
+"""What the numbers mean: results, latencies, percentiles, saturation, targets."""

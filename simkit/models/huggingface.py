@@ -1,0 +1,98 @@
+"""A Hugging Face `config.json` becomes an architecture."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from simkit.errors import InputError, suggestion
+from simkit.models.architecture import Architecture
+from simkit.models.config_fields import ConfigFields
+from simkit.models.families import FAMILIES
+from simkit.models.quantization import native_precision
+from simkit.models.vision import ENCODERS
+
+LARGEST_CONFIG_BYTES = 4 << 20
+
+# Multimodal wrappers, the family of the text model inside, and the fields that published files leave to the
+# configuration class (transformers `Gemma3TextConfig`: released Gemma 3 files omit what equals these).
+_WRAPPERS = {"llama4": "llama4_text", "gemma3": "gemma3_text"}
+_OMITTED: dict[str, dict[str, object]] = {
+    "gemma3_text": {
+        "vocab_size": 262208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131072,
+    },
+}
+
+
+def architecture_from_config(config: Mapping[str, object], place: str) -> Architecture:
+    """The architecture a parsed config.json describes; `place` (a path, a catalog name) is named in errors.
+
+    Raises:
+        InputError: the model type is unknown, or a field is missing, of the wrong type, or not possible.
+    """
+    fields = ConfigFields(place, config)
+    model_type = fields.text("model_type")
+    text_type = _WRAPPERS.get(model_type, model_type)
+    if text_type not in FAMILIES:
+        known = [*FAMILIES, *_WRAPPERS]
+        raise fields.error("model_type", f"is {model_type!r}, which is not understood; {suggestion(model_type, known)}")
+    text = fields
+    if model_type in _WRAPPERS:
+        text = _text_fields(fields, text_type)
+    elif text_type in _OMITTED:
+        text = fields.with_defaults(_OMITTED[text_type])
+    precision, groups = native_precision(fields)
+    return replace(
+        FAMILIES[text_type](text),
+        name=place,
+        model_type=model_type,
+        native_weights=precision,
+        native_groups=groups,
+        encoder_parameters=_encoder_parameters(fields, text),
+    )
+
+
+def read_config(path: Path) -> Architecture:
+    """The architecture of a config.json file, or of a model folder that holds one.
+
+    Raises:
+        InputError: the file cannot be read, is too large, is not JSON, or is not understood.
+    """
+    if path.is_dir():
+        path = path / "config.json"
+    try:
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_CONFIG_BYTES + 1)
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or error}; give a config.json or its folder"
+        raise InputError(f"{path}: {problem}") from error
+    if len(raw) > LARGEST_CONFIG_BYTES:
+        raise InputError(f"{path}: is larger than {LARGEST_CONFIG_BYTES >> 20} MiB, so it is not a config.json")
+    try:
+        config = json.loads(raw.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}: is not JSON: {error.msg}") from error
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise InputError(f"{path}: is not JSON text: {type(error).__name__}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: holds a {type(config).__name__}; a JSON object is expected")
+    return architecture_from_config(config, str(path))
+
+
+def _text_fields(fields: ConfigFields, text_type: str) -> ConfigFields:
+    inner = fields.child("text_config")
+    return inner.with_defaults({**_OMITTED.get(text_type, {}), "model_type": text_type})
+
+
+def _encoder_parameters(fields: ConfigFields, text: ConfigFields) -> int:
+    if not fields.has("vision_config"):
+        return 0
+    vision = fields.child("vision_config")
+    kind = vision.text("model_type")
+    if kind not in ENCODERS:
+        raise vision.error("model_type", f"is {kind!r}, which is not understood; {suggestion(kind, ENCODERS)}")
+    return ENCODERS[kind](vision, text.positive("hidden_size"))

@@ -1,0 +1,127 @@
+"""How one replica's model is spread over GPUs, and which spreads are possible."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from simkit.errors import InputError
+from simkit.models.architecture import Architecture, DenseFFN, GroupedAttention, Layer, MoE
+from simkit.models.precision import Precision
+
+_TENSOR_SIZES = (1, 2, 4, 8, 16, 32)
+
+
+class Layout(BaseModel):
+    """Tensor, pipeline and expert parallel sizes in vLLM's meaning.
+
+    With `expert` = `tensor` the experts are spread whole over the tensor group (`--enable-expert-parallel`) instead of
+    each being cut in `tensor` slices; activations stay replicated, so the exchange is the same all-reduce.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tensor: int = Field(default=1, ge=1, le=1024)
+    pipeline: int = Field(default=1, ge=1, le=1024)
+    expert: int = Field(default=1, ge=1, le=1024)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica."""
+        return self.tensor * self.pipeline
+
+    def __str__(self) -> str:
+        return f"tensor {self.tensor}, pipeline {self.pipeline}, expert {self.expert}"
+
+
+def check_layout(arch: Architecture, layout: Layout) -> None:
+    """Pass if `layout` can run `arch` in vLLM.
+
+    Raises:
+        InputError: it cannot; the message says why and which sizes could.
+    """
+    problem = _tensor_problem(arch, layout.tensor, layout.expert > 1)
+    if problem is not None:
+        raise InputError(f"layout: tensor {layout.tensor}: {problem}; {fitting_tensor_sizes_hint(arch, layout)}")
+    if layout.pipeline > len(arch.layers):
+        raise InputError(
+            f"layout: pipeline {layout.pipeline}: {arch.name} has {len(arch.layers)} layers; "
+            f"use a pipeline of 1 to {len(arch.layers)}"
+        )
+    if layout.expert > 1:
+        _check_expert(arch, layout)
+
+
+def _check_expert(arch: Architecture, layout: Layout) -> None:
+    experts = {layer.ffn.experts for layer in arch.kinds if isinstance(layer.ffn, MoE)}
+    if not experts:
+        raise InputError(f"layout: expert {layout.expert}: {arch.name} has no experts; use expert 1")
+    if layout.expert != layout.tensor:
+        raise InputError(
+            f"layout: expert {layout.expert}: experts are spread over the tensor group; "
+            f"use expert 1 or expert {layout.tensor}"
+        )
+    if any(count % layout.expert for count in experts):
+        raise InputError(
+            f"layout: expert {layout.expert} does not divide the {max(experts)} experts of {arch.name}; "
+            f"{fitting_tensor_sizes_hint(arch, layout)}"
+        )
+
+
+def fitting_tensor_sizes(arch: Architecture, expert_parallel: bool = False) -> list[int]:
+    """The usual tensor sizes (powers of two to 32) that `arch` can be cut into."""
+    return [size for size in _TENSOR_SIZES if _tensor_problem(arch, size, expert_parallel) is None]
+
+
+def fitting_tensor_sizes_hint(arch: Architecture, layout: Layout) -> str:
+    """The end of an error line: which tensor sizes would be possible."""
+    sizes = fitting_tensor_sizes(arch, layout.expert > 1)
+    return f"tensor sizes that fit {arch.name}: {', '.join(map(str, sizes))}"
+
+
+def _tensor_problem(arch: Architecture, tensor: int, expert_parallel: bool) -> str | None:
+    """Why vLLM refuses to cut `arch` in `tensor` parts; None if it does not."""
+    for layer in arch.kinds:
+        attention, ffn = layer.attention, layer.ffn
+        if attention.heads % tensor:
+            return f"does not divide {attention.heads} attention heads"
+        if isinstance(attention, GroupedAttention) and attention.kv_heads % tensor and tensor % attention.kv_heads:
+            return f"neither divides {attention.kv_heads} KV heads nor is a multiple of them"
+        if isinstance(ffn, DenseFFN) and ffn.width % tensor:
+            return f"does not divide the FFN width {ffn.width}"
+        if isinstance(ffn, MoE):
+            if ffn.shared_width % tensor:
+                return f"does not divide the shared expert's width {ffn.shared_width}"
+            if expert_parallel and ffn.experts % tensor:
+                return f"does not divide {ffn.experts} experts"
+            if not expert_parallel and ffn.width % tensor:
+                return f"does not divide the experts' width {ffn.width}"
+    return None
+
+
+def kv_heads_per_gpu(attention: GroupedAttention, tensor: int) -> int:
+    """KV heads one GPU holds: a share, or a copy of one where there are fewer heads than GPUs (as vLLM)."""
+    return max(1, attention.kv_heads // tensor)
+
+
+def layer_kv_bytes_per_token(layer: Layer, tensor: int, kv: Precision = "bf16") -> int:
+    """Bytes one token leaves on one GPU in one layer; MLA's latent is on every GPU of the tensor group."""
+    attention = layer.attention
+    if isinstance(attention, GroupedAttention):
+        return attention.kv_bytes(kv) // attention.kv_heads * kv_heads_per_gpu(attention, tensor)
+    return attention.kv_bytes(kv)
+
+
+def stage_layers(arch: Architecture, pipeline: int) -> list[tuple[Layer, ...]]:
+    """The layers of each pipeline stage: as even as can be, the extra ones on the stages before the last.
+
+    vLLM `get_pp_indices`: the last stage also has lm_head, so it takes an extra layer last of all.
+    """
+    counts = [len(arch.layers) // pipeline] * pipeline
+    for extra in range(len(arch.layers) % pipeline):
+        counts[pipeline - 2 - extra] += 1
+    ends = [sum(counts[: index + 1]) for index in range(pipeline)]
+    return [arch.layers[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
+def kv_bytes_per_token_per_gpu(arch: Architecture, layout: Layout, kv: Precision = "bf16") -> int:
+    """Bytes one token leaves on a GPU of the stage that holds most KV, copies counted."""
+    stages = stage_layers(arch, layout.pipeline)
+    return max(sum(layer_kv_bytes_per_token(layer, layout.tensor, kv) for layer in stage) for stage in stages)

@@ -1,0 +1,77 @@
+"""One page that holds everything: no network, no script, style or font from elsewhere."""
+
+import base64
+import hashlib
+from importlib.resources import files
+
+from simkit.report.data import ReportData
+from simkit.report.markup import embedded_json, text
+from simkit.report.palette import DARK_PARTS, PARTS, css_variables
+from simkit.report.sections import SECTIONS, banners, verdict_tables
+from simkit.report.verdict import verdict
+
+
+def render_report(data: ReportData) -> str:
+    """The report as one HTML document in UTF-8; the same data gives the same bytes.
+
+    Needs no script to be read: page.js sorts tables and hides parts of bars. All text that comes from outside (names,
+    ids, paths) is escaped, and a content security policy lets the browser run page.js alone and load nothing.
+    """
+    judged = verdict(data)
+    script = _resource("page.js")
+    replacements = {
+        "@TITLE@": text(data.title, 200),
+        "@POLICY@": _policy(script),
+        "@STYLE@": _style(),
+        "@BANNERS@": banners(data, judged),
+        "@NAVIGATION@": "".join(f'<a href="#{s.anchor}">{text(s.heading)}</a>' for s in SECTIONS),
+        "@VERDICT@": verdict_tables(data, judged),
+        "@SECTIONS@": "\n".join(_section(s.anchor, s.heading, s.content(data)) for s in SECTIONS),
+        "@DATA@": embedded_json("report-data", _machine_readable(data)),
+        "@SCRIPT@": script,
+    }
+    # each piece of the template is written once, so that no value's text can be taken for a placeholder
+    pieces = _resource("page.html").split("\n")
+    return "\n".join(_fill(piece, replacements) for piece in pieces)
+
+
+def _fill(line: str, replacements: dict[str, str]) -> str:
+    for name, value in replacements.items():
+        before, found, after = line.partition(name)
+        if found:
+            return before + value + after
+    return line
+
+
+def _section(anchor: str, heading: str, content: str) -> str:
+    title = f'<h2 id="{anchor}-h">{text(heading)}</h2>'
+    return f'<section id="{anchor}" aria-labelledby="{anchor}-h">{title}\n{content}</section>'
+
+
+def _policy(script: str) -> str:
+    """The page may run this one script, by its hash, and fetch nothing."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+
+
+def _style() -> str:
+    dark = f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {css_variables(DARK_PARTS)} }} }}"
+    parts = " ".join(f".{part} {{ background: var(--part-{part}); }}" for part in PARTS)
+    return f":root {{ {css_variables(PARTS)} }}\n{dark}\n{parts}\n{_resource('page.css')}"
+
+
+def _machine_readable(data: ReportData) -> dict[str, object]:
+    return {
+        "title": data.title,
+        "summary": data.summary,
+        "slo": data.slo,
+        "sweep": [vars(point) for point in data.sweep],
+        "sensitivity": [{"step_time_factor": row.step_time_factor, **vars(row.point)} for row in data.sensitivity],
+        "config": data.config,
+        "versions": data.versions,
+        "complete": data.result.complete,
+    }
+
+
+def _resource(name: str) -> str:
+    return files("simkit.report").joinpath(name).read_text(encoding="utf-8")
