@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import numba
+from numba.core.registry import CPUDispatcher
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -56,8 +57,19 @@ def compiled(function: F) -> F:
     return cast(F, numba.njit(cache=True, _nrt=False)(function))
 
 
+class _Inlined(CPUDispatcher):  # type: ignore[misc]
+    """A compiled function without an entry for Python."""
+
+    def __call__(self, *arguments: object) -> object:
+        """Say so, where numba would crash."""
+        name = self.py_func.__name__
+        raise TypeError(
+            f"{name} is compiled into its callers only; run with NUMBA_DISABLE_JIT=1 to call it from Python"
+        )
+
+
 def inlined(function: F) -> F:
-    """Compile `function` into each of its compiled callers; Python itself must not call it, unless jit is disabled.
+    """Compile `function` into each of its compiled callers; Python itself cannot call it, unless jit is disabled.
 
     For everything below an entry point: handing a replica's arrays over at each call would cost more than most
     functions do, and a third of the compile time goes into wrappers for Python that nobody calls.
@@ -65,4 +77,6 @@ def inlined(function: F) -> F:
     if numba.config.DISABLE_JIT:
         return function
     options = {"_nrt": False, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return cast(F, numba.njit(**options)(function))
+    dispatcher = numba.njit(**options)(function)
+    dispatcher.__class__ = _Inlined
+    return cast(F, dispatcher)

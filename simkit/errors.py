@@ -8,7 +8,7 @@ class InputError(ValueError):
     """Bad input of any kind: the message is one line that names the place, the value and the fix (exit code 2)."""
 
 
-class TargetNotMet(Exception):
+class TargetNotMetError(Exception):
     """A question was answered, and the answer is that the target cannot be met (exit code 3)."""
 
 

@@ -1,6 +1,6 @@
 """The bundled models by name, and the one way to load a model: `load_model`.
 
-Each file of `catalog/` but `devices.yaml` holds models of one family: repository, aliases, published parameter count
+Each file of `facts/` but `devices.yaml` holds models of one family: repository, aliases, published parameter count
 with its source, and the fields of config.json that the family's reader needs. Adding a model is one entry.
 """
 
@@ -14,7 +14,7 @@ from simkit.models.config_fields import ConfigFields
 from simkit.models.huggingface import architecture_from_config, read_config
 from simkit.models.yaml_file import read_mapping
 
-CATALOG = Path(__file__).parent / "catalog"
+CATALOG = Path(__file__).parent / "facts"
 DEVICES_FILE = CATALOG / "devices.yaml"
 
 

@@ -1,6 +1,6 @@
 """A GPU as the figures its datasheet and driver give, each with its source.
 
-The bundled devices are in `catalog/devices.yaml`; a user's own device is a YAML file of the same form holding one.
+The bundled devices are in `facts/devices.yaml`; a user's own device is a YAML file of the same form holding one.
 """
 
 from functools import cache
@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from simkit.errors import InputError, suggestion
+from simkit.invalid import first_error
 from simkit.models.catalog import DEVICES_FILE
 from simkit.models.precision import Precision
 from simkit.models.yaml_file import read_mapping
@@ -99,15 +100,7 @@ def _device(name: str, place: str, content: object) -> Device:
     try:
         return Device.model_validate({**content, "name": name})
     except ValidationError as error:
-        raise InputError(f"{place}: device {name!r}: {_first_problem(error)}") from error
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    field = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"field '{field}' is not known; {suggestion(str(problem['loc'][-1]), Device.model_fields)}"
-    return f"field '{field}': {problem['msg'].lower()} (got {str(problem['input'])[:40]!r})"
+        raise InputError(first_error(error, f"{place}: device {name!r}", Device.model_fields)) from error
 
 
 @cache
@@ -129,7 +122,7 @@ def load_device(name_or_path: str) -> Device:
     """A bundled device by name or alias, in any case, or the one device of a YAML file by path.
 
     Raises:
-        InputError: the name is unknown, or the file does not hold one device of the form of `catalog/devices.yaml`.
+        InputError: the name is unknown, or the file does not hold one device of the form of `facts/devices.yaml`.
     """
     short = _names().get(name_or_path.strip().lower())
     if short is not None:

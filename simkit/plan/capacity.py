@@ -70,10 +70,12 @@ def find_capacity(
     slo: Mapping[str, float],
     step_time_factor: float = 1.0,
     on_probe: Callable[[Probe], None] | None = None,
+    guess_per_s: float | None = None,
 ) -> Capacity:
     """The highest rate at which every target holds and the queue does not grow, to within 1 %.
 
     The workload's requests come in their own order with all gaps scaled; latencies are taken to rise with the load.
+    A `guess_per_s`, the answer to a like question, saves replays.
     Raises InputError if there is no target or no span of time to scale.
     """
     if not targets(slo):
@@ -91,14 +93,10 @@ def find_capacity(
             on_probe(probes[rate])
         return probes[rate].holds
 
-    # a finite replay ends, so a rate somewhat above the bound may pass the test for a growing queue
-    high = 1.25 * bound
-    low = high / 2
-    while not holds(low):
-        high, low = low, low / 2
-        if low < LOWEST_SHARE * bound:
-            ordered = tuple(probes[rate] for rate in sorted(probes))
-            return Capacity(None, ordered[0].missed[0], bound, ordered)
+    low, high = _bracket(bound, guess_per_s, holds)
+    if low < LOWEST_SHARE * bound:
+        ordered = tuple(probes[rate] for rate in sorted(probes))
+        return Capacity(None, ordered[0].missed[0], bound, ordered)
     while high / low > 1 + PRECISION:
         middle = math.sqrt(low * high)
         if holds(middle):
@@ -108,6 +106,23 @@ def find_capacity(
     ordered = tuple(probes[rate] for rate in sorted(probes))
     above = next((probe for probe in ordered if probe.point.rate_per_s > low), None)
     return Capacity(low, above.missed[0] if above else "saturated", bound, ordered)
+
+
+def _bracket(bound: float, guess: float | None, holds: Callable[[float], bool]) -> tuple[float, float]:
+    """(a rate that holds, one that does not); the first is below LOWEST_SHARE of the bound if none was found."""
+    # a finite replay ends, so a rate somewhat above the bound may pass the test for a growing queue
+    ceiling = 1.25 * bound
+    width = 2.0 if guess is None else 1.1
+    rate = ceiling / 2 if guess is None else min(guess, ceiling)
+    if holds(rate):
+        while rate * width < ceiling and holds(rate * width):
+            rate *= width
+        return rate, min(rate * width, ceiling)
+    while rate / width >= LOWEST_SHARE * bound:
+        if holds(rate / width):
+            return rate / width, rate
+        rate /= width
+    return rate / width, rate
 
 
 def probe_of(result: RunResult, load: float, rate: float, slo: Mapping[str, float]) -> Probe:

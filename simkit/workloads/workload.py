@@ -30,7 +30,7 @@ class Prefixes:
 
 @dataclass(frozen=True)
 class Workload:
-    """What arrives. Arrays have one entry a request and are sorted by arrival; times are microseconds from the start."""
+    """What arrives. Arrays have one entry a request, sorted by arrival; times are microseconds from the start."""
 
     name: str
     arrival_us: I64  # [n]

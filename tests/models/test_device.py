@@ -69,7 +69,7 @@ def test_own_device_file_is_accepted_and_checked(tmp_path: Path) -> None:
     for change, words in [
         ({"memory_gib": {"value": -1, "source": "x"}}, "memory_gib.value"),
         ({"memory_gib": {"value": float("nan"), "source": "x"}}, "memory_gib.value"),
-        ({"tdp": 3}, "'tdp' is not known"),
+        ({"tdp": 3}, "tdp: unknown key"),
         ({"link": {"kind": "wifi", "gb_per_s": 1, "source": "x"}}, "link.kind"),
     ]:
         path.write_text(yaml.safe_dump({"mine": {**figures, **change}}))

@@ -1,0 +1,1 @@
+"""The `simkit` command; one file a verb."""

@@ -1,0 +1,203 @@
+"""One YAML holds what is deployed, what arrives and what is promised; flags overrule it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from simkit.engine.deployment import Deployment
+from simkit.errors import InputError
+from simkit.invalid import first_error
+from simkit.metrics.slo import targets
+from simkit.workloads.arrivals import arrival_spec
+from simkit.workloads.generate import GeneratorSpec, generate, load_spec
+from simkit.workloads.presets import preset
+from simkit.workloads.readers import read_workload
+from simkit.workloads.transform import rate_to, take, time_scale
+from simkit.workloads.workload import Workload
+
+MAX_CONFIG_BYTES = 1 << 20
+
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class WorkloadSource(BaseModel):
+    """Where the requests come from: exactly one of a trace, a bundled preset, a generator."""
+
+    model_config = _STRICT
+
+    trace: Path | None = Field(default=None, description="a file; its format is recognised")
+    format: str | None = Field(default=None, description="the trace's format, where it is not recognised")
+    sort: bool = False
+    skip_bad_rows: bool = False
+    spread_ticks: bool = Field(default=False, description="spread arrivals that were rounded to coarse ticks")
+    preset: str | None = None
+    generate: GeneratorSpec | None = Field(default=None, description="a generator's spec, or the path of its YAML")
+    arrivals: str | None = Field(default=None, description="an arrival process in place of the source's own times")
+    cv: float | None = Field(default=None, description="of the gaps of that process, where it takes one")
+    requests: int | None = Field(default=None, ge=1, description="at most so many; how many to draw from a preset")
+    rate: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="requests/s, by scaling all gaps")
+    time_scale: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="factor on all gaps")
+
+    @field_validator("generate", mode="before")
+    @classmethod
+    def _spec_file(cls, given: object) -> object:
+        return load_spec(given) if isinstance(given, str | Path) else given
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("trace", "preset", "generate") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"give exactly one of trace, preset and generate; found {found}")
+        if self.rate is not None and self.time_scale is not None:
+            raise ValueError("give rate or time_scale, not both")
+        if self.arrivals is not None and self.generate is not None:
+            raise ValueError("a generator's spec says how requests arrive; leave arrivals out")
+        if self.arrivals is not None and self.trace is not None and self.rate is None:
+            raise ValueError("arrivals in place of a trace's own need a rate")
+        if self.cv is not None and self.arrivals is None:
+            raise ValueError("cv goes with arrivals: gamma or weibull")
+        return self
+
+    @property
+    def seeded(self) -> bool:
+        """Whether another seed gives another workload."""
+        return self.trace is None or self.spread_ticks or self.arrivals is not None
+
+
+class Config(BaseModel):
+    """What `simkit run` and `simkit plan` take."""
+
+    model_config = _STRICT
+
+    deployment: Deployment
+    workload: WorkloadSource
+    slo: dict[str, float] = Field(default_factory=dict, description="ttft_p99_s: 0.5 and the like")
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _targets_are_known(self) -> Self:
+        targets(self.slo)
+        return self
+
+
+def read_config(path: Path | None, overrides: Sequence[tuple[str, object]]) -> Config:
+    """The configuration of a file, if one is given, with `overrides` (dotted key, value) put over it.
+
+    Raises InputError, naming the key and the nearest known one, for anything that is not understood.
+    """
+    tree: dict[str, object] = {} if path is None else read_yaml(path)
+    for key, value in overrides:
+        _put(tree, key, value)
+    place = str(path) if path is not None else "configuration"
+    for part, flag in (("deployment", "--model and --device"), ("workload", "--trace, --preset or --generate")):
+        if part not in tree:
+            raise InputError(f"{place}: {part} is missing; give it in a file or by {flag}")
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(explain(error, place)) from None
+
+
+def read_yaml(path: Path) -> dict[str, object]:
+    """A YAML mapping; raises InputError for a file that is none."""
+    if path.is_dir():
+        raise InputError(f"{path}: a directory; give a YAML file")
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise InputError(f"{path}: more than 1 MiB; a configuration is a few lines of YAML")
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or 'cannot be read').lower()}; check the path") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text; a configuration is YAML") from None
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise InputError(f"{path}:{line}: not YAML ({getattr(error, 'problem', None) or 'bad syntax'})") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: holds a {type(tree).__name__}; a configuration maps deployment, workload, slo")
+    return tree
+
+
+def _put(tree: dict[str, object], key: str, value: object) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = tree.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise InputError(f"{parent}: a mapping is expected there; the file has {below!r}")
+        tree = below
+    tree[last] = value
+
+
+def explain(error: ValidationError, place: str) -> str:
+    """The first problem of a configuration in one line; an unknown key is held to those known where it stands."""
+    unknown = [found["loc"] for found in error.errors() if found["type"] == "extra_forbidden"]
+    known = _keys_at(Config, [str(part) for part in unknown[0][:-1]]) if unknown else []
+    return first_error(error, place, known)
+
+
+def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """The keys that the model at a path knows."""
+    for name in path:
+        field = model.model_fields.get(name)
+        if field is None:
+            break
+        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        below = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        if not below:
+            break
+        model = below[0]
+    return list(model.model_fields)
+
+
+def load_workload(source: WorkloadSource, seed: int) -> Workload:
+    """The requests that a source describes."""
+    times = None
+    if source.trace is not None and source.arrivals is not None and source.rate is not None:
+        times = arrival_spec(source.arrivals, source.rate, source.cv)
+    if source.trace is not None:
+        workload = read_workload(
+            source.trace,
+            source.format,
+            sort=source.sort,
+            skip_bad_rows=source.skip_bad_rows,
+            spread_ticks=source.spread_ticks,
+            seed=seed,
+            arrivals=times,
+        )
+    elif source.preset is not None:
+        return _scaled(
+            preset(
+                source.preset,
+                requests=source.requests,
+                rate_per_s=source.rate,
+                seed=seed,
+                arrivals=source.arrivals,
+                cv=source.cv,
+            ),
+            None,
+            source.time_scale,
+        )
+    else:
+        assert source.generate is not None, "the validator asked for one source"
+        workload = generate(source.generate, seed)
+    if source.requests is not None and source.requests < len(workload):
+        workload = take(workload, source.requests)
+    return _scaled(workload, source.rate if times is None else None, source.time_scale)
+
+
+def _scaled(workload: Workload, rate: float | None, factor: float | None) -> Workload:
+    if rate is not None:
+        return rate_to(workload, rate)
+    return workload if factor is None else time_scale(workload, factor)
+
+
+def read_workload_source(tree: dict[str, object]) -> WorkloadSource:
+    """A workload section by itself; raises InputError."""
+    try:
+        return WorkloadSource.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(first_error(error, "workload", WorkloadSource.model_fields)) from None

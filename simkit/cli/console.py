@@ -1,0 +1,44 @@
+"""Where output goes: JSON alone on stdout, everything for people on stderr or a terminal."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+WIDTH_IN_A_FILE = 120
+
+people = Console(stderr=True, highlight=False)
+if not people.is_terminal:
+    people.width = WIDTH_IN_A_FILE
+
+
+def emit_json(tree: object) -> None:
+    """Print one JSON object on stdout."""
+    print(to_json(tree))
+
+
+def to_json(tree: object) -> str:
+    """Strict JSON, the same bytes for the same values; a number that is not finite is null."""
+    return json.dumps(_finite(tree), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _finite(tree: object) -> object:
+    if isinstance(tree, dict):
+        return {str(key): _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return None
+    return tree
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's stderr that is told how much is done; gone when it ends, silent elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=people, transient=True, disable=not people.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)

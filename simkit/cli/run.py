@@ -1,0 +1,157 @@
+"""`simkit run`: one deployment serves one workload."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simkit.cli import options
+from simkit.cli.console import emit_json, people, progress, to_json
+
+if TYPE_CHECKING:
+    from simkit.cli.config import Config
+    from simkit.engine.deployment import ReplicaSpec
+    from simkit.metrics.result import RunResult
+    from simkit.workloads.workload import Workload
+
+DEFAULT_OUT = Path("simkit-result")
+LOADS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5)
+STEP_TIME_FACTORS = (0.9, 1.1)
+SWEEP_REQUESTS = 50_000  # of a longer workload the curve replays so many: enough for its p99
+
+
+def run(
+    config: options.ConfigPath = None,
+    model: options.Model = None,
+    device: options.Device = None,
+    tp: options.Tensor = None,
+    trace: options.Trace = None,
+    trace_format: options.Format = None,
+    preset: options.Preset = None,
+    generate: options.Generate = None,
+    arrivals: options.Arrivals = None,
+    cv: options.Cv = None,
+    requests: options.Requests = None,
+    rate: options.Rate = None,
+    sort: options.Sort = False,
+    skip_bad_rows: options.SkipBadRows = False,
+    spread_ticks: options.SpreadTicks = False,
+    slo: options.Slo = None,
+    seed: options.Seed = None,
+    settings: options.Set = None,
+    out: options.Out = None,
+    json: options.Json = False,
+) -> None:
+    """Serve a workload on one replica: latencies, throughput, memory, and which side of the knee it is on.
+
+    Writes a result directory with report.html, summary.json, requests.csv.gz and trace.json.gz.
+    """
+    from simkit.cli.config import load_workload, read_config
+    from simkit.engine.deployment import resolve
+    from simkit.plan.sweep import replay
+    from simkit.report.directory import prepare
+
+    wanted = options.overrides(
+        model, device, tp, trace, trace_format, preset, generate, arrivals, cv, requests, rate,
+        sort, skip_bad_rows, spread_ticks, slo, seed, settings,
+    )  # fmt: skip
+    resolved = read_config(config, wanted)
+    folder = out if out is not None or json else DEFAULT_OUT
+    if folder is not None:
+        prepare(folder)
+    spec = resolve(resolved.deployment)
+    workload = load_workload(resolved.workload, resolved.seed)
+    with progress("requests", len(workload)) as on_progress:
+        result = replay(spec, workload, on_progress=on_progress)
+    summary = full_summary(resolved, spec, workload, result)
+    if folder is not None:
+        _write(folder, resolved, spec, workload, result, summary)
+    if json:
+        emit_json(summary)
+    else:
+        _show(spec, workload, summary, folder)
+    if not result.complete:
+        raise KeyboardInterrupt
+
+
+def full_summary(config: "Config", spec: "ReplicaSpec", workload: "Workload", result: "RunResult") -> dict[str, object]:
+    """The summary with all that it rests on: resolved configuration, memory, versions, seed."""
+    from simkit.metrics.summary import summarize
+    from simkit.versions import versions
+
+    return {
+        **summarize(result, config.slo),
+        "step_time": step_time_source(spec),
+        "memory_bytes": dict(spec.memory.rows()),
+        "engine": spec.limits._asdict(),
+        "workload": {
+            "name": workload.name,
+            "requests": len(workload),
+            "source": workload.source,
+            "transforms": list(workload.transforms),
+            "dropped_rows": workload.dropped_rows,
+            "notes": list(workload.notes),
+        },
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def step_time_source(spec: "ReplicaSpec") -> dict[str, object]:
+    """Where the step times come from, in words that go with every number."""
+    return {
+        "provenance": spec.provenance,
+        "note": "a roofline from datasheet figures, not measured on this device; expect errors of 10 to 30 %",
+    }
+
+
+def _write(
+    folder: Path,
+    config: "Config",
+    spec: "ReplicaSpec",
+    workload: "Workload",
+    result: "RunResult",
+    summary: dict[str, object],
+) -> None:
+    """The result directory, with the same workload at other loads and step times beside the run itself."""
+    import yaml
+
+    from simkit.plan.sweep import load_point, mean_rate, replay, sweep
+    from simkit.report.data import ReportData, Sensitivity
+    from simkit.report.directory import write_result
+    from simkit.workloads.transform import take
+
+    curve, sensitivity = [], []
+    rate = mean_rate(workload)
+    if result.complete and rate == rate:
+        part = take(workload, SWEEP_REQUESTS) if len(workload) > SWEEP_REQUESTS else workload
+        with progress("other loads", len(LOADS) + len(STEP_TIME_FACTORS)) as on_progress:
+            for load in LOADS:
+                curve += sweep(spec, part, [load], config.slo)
+                on_progress(len(curve))
+            for factor in STEP_TIME_FACTORS:
+                other = replay(spec, part, step_time_factor=factor)
+                sensitivity.append(Sensitivity(factor, load_point(other, 1.0, rate, config.slo)))
+                on_progress(len(curve) + len(sensitivity))
+    data = ReportData(
+        title=f"{spec.architecture.name} on {spec.device.name}: {workload.name}",
+        result=result,
+        summary=summary,
+        config=config.model_dump(mode="json"),
+        sweep=curve,
+        sensitivity=sensitivity,
+        slo=config.slo,
+    )
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_result(folder, data, to_json(summary), text)
+
+
+def _show(spec: "ReplicaSpec", workload: "Workload", summary: dict[str, object], folder: Path | None) -> None:
+    from simkit.report.table import memory_table, summary_table
+
+    people.print(f"[bold]{spec.architecture.name} on {spec.device.name}[/bold], workload {workload.name}")
+    for note in workload.notes:
+        people.print(f"note: {note}", markup=False)
+    people.print(memory_table(spec.memory.rows(), spec.memory.total_bytes))
+    people.print(summary_table(summary))
+    if folder is not None:
+        people.print(f"report: {folder / 'report.html'}", markup=False)

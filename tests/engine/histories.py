@@ -1,0 +1,85 @@
+"""Random settings and workloads that bring out every rule: tiny memory, small budgets, shared prefixes, priorities."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from simkit.engine.replica import new_replica
+from simkit.engine.state import ABORT, NEVER, REQUEST, I64, Limits, Records, Replica, records
+from simkit.models.steptables import StepTables, constant_tables
+
+
+@dataclass(frozen=True)
+class History:
+    """A scenario; `replica()` makes a fresh one each time."""
+
+    limits: Limits
+    requests: Records
+    content_ids: I64
+    aborts: Records
+    num_blocks: int
+    tables: StepTables
+
+    def replica(self) -> Replica:
+        return new_replica(self.limits, self.requests, self.content_ids, self.aborts, self.num_blocks)
+
+
+def random_history(seed: int, caching: bool | None = None) -> History:
+    """A scenario of up to 40 requests, all of its choices drawn from `seed`."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.choice([1, 2, 4, 8, 16]))
+    longest = int(rng.integers(8, 120))
+    needed = -(-longest // size)
+    num_blocks = 1 + needed + int(rng.choice([0, 1, needed, 4 * needed, 40 * needed]))
+    with_cache = bool(rng.random() < 0.5) if caching is None else caching
+    chunked = bool(rng.random() < 0.85)
+    budget = int(rng.integers(1, 40)) if chunked else longest + int(rng.integers(0, 50))
+    running = int(rng.integers(1, 12))
+    limits = Limits(
+        max_num_batched_tokens=budget,
+        max_running=running,
+        max_model_len=longest,
+        block_size=size,
+        long_prefill_token_threshold=int(rng.choice([0, 0, 3, 7])),
+        adaptive_long_prefill=bool(rng.random() < 0.2),
+        lone_request_uncapped=bool(rng.random() < 0.5),
+        chunked_prefill=chunked,
+        prefix_caching=with_cache,
+        priority_policy=bool(rng.random() < 0.4),
+        watermark_blocks=int(rng.choice([0, 0, 1, 3])),
+        reserve_full_isl=bool(rng.random() < 0.7),
+        uncached_free_to_front=bool(rng.random() < 0.7),
+        content_span=1,
+        pipeline_depth=int(rng.choice([1, 2])),
+    )
+    requests, content_ids = _requests(rng, limits, int(rng.integers(1, 40)))
+    tables = constant_tables(budget, running, token_ns=10.0, request_ns=7.0, step_ns=100.0)
+    tables = tables._replace(host_ns=np.arange(running + 1) * 3.0 + float(rng.choice([0.0, 50.0, 500.0])))
+    return History(limits, requests, content_ids, _aborts(rng, requests), num_blocks, tables)
+
+
+def _requests(rng: np.random.Generator, limits: Limits, n: int) -> tuple[Records, I64]:
+    requests = records(n, REQUEST)
+    arrivals = np.cumsum(rng.exponential(float(rng.choice([1.0, 300.0, 3000.0])), n)).astype(np.int64)
+    content_ids: list[int] = []
+    for i in range(n):
+        prompt = int(rng.integers(1, limits.max_model_len))
+        asked = int(rng.integers(1, limits.max_model_len - prompt + 1))
+        output = asked if rng.random() < 0.6 else int(rng.integers(1, asked + 1))
+        # one of three documents, shared up to some block and the request's own from there
+        document, blocks = int(rng.integers(0, 3)), prompt // limits.block_size
+        shared = int(rng.integers(0, blocks + 1))
+        ids = [document * 1000 + k if k < shared else 10_000 + i * 1000 + k for k in range(blocks)]
+        requests[i] = (arrivals[i], prompt, output, asked, int(rng.integers(0, 3)), len(content_ids), len(ids))
+        content_ids += ids
+    return requests, np.array(content_ids, dtype=np.int64)
+
+
+def _aborts(rng: np.random.Generator, requests: Records) -> Records:
+    gone = np.flatnonzero(rng.random(len(requests)) < 0.1)
+    aborts = records(len(gone), ABORT)
+    aborts["request"] = gone
+    aborts["time_ns"] = requests["arrival_ns"][gone] + rng.integers(1, 20_000, len(gone))
+    aborts[:] = aborts[np.argsort(aborts["time_ns"], kind="stable")]
+    assert not len(aborts) or int(aborts["time_ns"].max()) < NEVER
+    return aborts
