@@ -12,6 +12,10 @@ class TargetNotMetError(Exception):
     """A question was answered, and the answer is that the target cannot be met (exit code 3)."""
 
 
+class PartialResultError(Exception):
+    """Work was interrupted; what was done was kept and says that it is partial (exit code 130)."""
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The end of an error line: the known name nearest to `name`, or all of them when none is near.
 

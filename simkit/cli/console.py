@@ -11,8 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 WIDTH_IN_A_FILE = 120
 
 people = Console(stderr=True, highlight=False)
-if not people.is_terminal:
-    people.width = WIDTH_IN_A_FILE
+answers = Console(highlight=False)
+for console in (people, answers):
+    if not console.is_terminal:
+        console.width = WIDTH_IN_A_FILE
 
 
 def emit_json(tree: object) -> None:

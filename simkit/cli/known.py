@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from simkit.cli import options
-from simkit.cli.console import emit_json
+from simkit.cli.console import answers, emit_json
 
 if TYPE_CHECKING:
     from simkit.models.architecture import Architecture
@@ -64,7 +64,6 @@ def _print(rows: list[dict[str, object]], json: bool, key: str) -> None:
     if json:
         emit_json({key: rows})
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -75,7 +74,7 @@ def _print(rows: list[dict[str, object]], json: bool, key: str) -> None:
         table.add_column(column.replace("_", " "), justify=side, no_wrap=column == "name")
     for row in rows:
         table.add_row(*(Text(_shown(row[column])) for column in shown))
-    Console(highlight=False).print(table)
+    answers.print(table)
 
 
 def _shown(value: object) -> str:

@@ -12,7 +12,7 @@ from simkit.cli.known import devices, models
 from simkit.cli.plan import plan
 from simkit.cli.run import run
 from simkit.cli.workload import app as workload
-from simkit.errors import InputError, TargetNotMetError
+from simkit.errors import InputError, PartialResultError, TargetNotMetError
 
 DONE, BAD_INPUT, NOT_MET, INTERRUPTED = 0, 2, 3, 130
 
@@ -53,8 +53,8 @@ def entry() -> None:
     except TargetNotMetError as error:
         people.print(f"simkit: {error}", markup=False, style="red", soft_wrap=True)
         sys.exit(NOT_MET)
-    except KeyboardInterrupt:
-        people.print("simkit: interrupted; what is printed or written is partial and says so", style="red")
+    except PartialResultError as error:
+        people.print(f"simkit: {error}", markup=False, style="red", soft_wrap=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # the reader of our output has gone: nobody to tell

@@ -8,7 +8,7 @@ import typer
 
 from simkit.cli import options
 from simkit.cli.console import emit_json, people, progress, to_json
-from simkit.errors import InputError, TargetNotMetError
+from simkit.errors import InputError, PartialResultError, TargetNotMetError
 
 if TYPE_CHECKING:
     from simkit.cli.config import Config
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("simkit-result")
 DEFAULT_SEEDS = 5
-STEP_TIME_FACTORS = (0.9, 1.0, 1.1)
+STEP_TIME_FACTORS = (1.0, 0.9, 1.1)
+LOW_LOADS = (0.25, 0.5, 0.75)
 TYPICAL_PROBES = 7  # a bisection's, for the progress bar
 
 
@@ -74,6 +75,8 @@ def plan(
     else:
         _show(spec, workloads[0], answers, folder)
     nominal = answers[1.0][0]
+    if not tree["complete"]:
+        raise PartialResultError("interrupted; fewer workloads or step times than asked, as the answer says")
     if nominal.rate_per_s is None:
         raise TargetNotMetError(_infeasible(nominal, resolved.slo))
 
@@ -88,12 +91,15 @@ def _search(config: "Config", spec: "ReplicaSpec", seeds: int) -> "tuple[list[Wo
     with progress("replays", len(STEP_TIME_FACTORS) * seeds * TYPICAL_PROBES) as on_progress:
         counted = _counter(on_progress)
         guess = None
-        for factor in STEP_TIME_FACTORS:
-            answers[factor] = []
-            for workload in workloads:
-                found = find_capacity(spec, workload, config.slo, factor, lambda _: counted(), guess)
-                answers[factor].append(found)
-                guess = found.rate_per_s
+        try:
+            for factor in STEP_TIME_FACTORS:
+                for workload in workloads:
+                    found = find_capacity(spec, workload, config.slo, factor, lambda _: counted(), guess)
+                    answers.setdefault(factor, []).append(found)
+                    guess = found.rate_per_s
+        except KeyboardInterrupt:
+            if not answers:
+                raise PartialResultError("interrupted before the first answer; nothing was written") from None
     return workloads, answers
 
 
@@ -130,13 +136,15 @@ def _tree(
 
     nominal = answers[1.0]
     best = nominal[0].at_capacity
+    searched = sum(len(found) for found in answers.values())
     return {
+        "complete": searched == len(workloads) * len(STEP_TIME_FACTORS),
         "rate_per_s": _rates(nominal),
-        "workloads_drawn": len(workloads),
+        "workloads_drawn": len(nominal),
         "binding": nominal[0].binding,
         "throughput_bound_per_s": nominal[0].bound_per_s,
         "at_capacity": None if best is None else {**vars(best.point), "measured_s": dict(best.measured)},
-        "step_time_sensitivity": {f"{factor:g}": _rates(found) for factor, found in answers.items()},
+        "step_time_sensitivity": {f"{factor:g}": _rates(answers[factor]) for factor in sorted(answers)},
         "probes": [{**vars(probe.point), "holds": probe.holds, "missed": probe.missed} for probe in nominal[0].probes],
         "step_time": step_time_source(spec),
         "memory_bytes": dict(spec.memory.rows()),
@@ -159,7 +167,7 @@ def _write(
     import yaml
 
     from simkit.cli.run import full_summary
-    from simkit.plan.sweep import load_point, mean_rate, replay
+    from simkit.plan.sweep import load_point, mean_rate, replay, sweep
     from simkit.report.data import ReportData, Sensitivity
     from simkit.report.directory import write_atomically, write_result
     from simkit.workloads.transform import rate_to
@@ -212,7 +220,7 @@ def _show(
             + (several if len(nominal) > 1 and found["median"] is not None else "")
             + f"; above it {_reason(nominal[0].binding)}"
         )
-        for factor in (0.9, 1.1):
+        for factor in sorted(set(answers) - {1.0}):
             other = _rates(answers[factor])["median"]
             said = "no rate holds" if other is None else f"{other:.2f} requests/s"
             people.print(f"  if steps took {factor:g} times as long: {said}")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from simkit.cli import options
 from simkit.cli.console import emit_json, people, progress, to_json
+from simkit.errors import PartialResultError
 
 if TYPE_CHECKING:
     from simkit.cli.config import Config
@@ -60,16 +61,17 @@ def run(
     spec = resolve(resolved.deployment)
     workload = load_workload(resolved.workload, resolved.seed)
     with progress("requests", len(workload)) as on_progress:
-        result = replay(spec, workload, on_progress=on_progress)
+        result = replay(spec, workload, on_progress=on_progress, keep_partial=True)
     summary = full_summary(resolved, spec, workload, result)
+    whole = result.complete
     if folder is not None:
-        _write(folder, resolved, spec, workload, result, summary)
+        whole = _write(folder, resolved, spec, workload, result, summary) and whole
     if json:
         emit_json(summary)
     else:
         _show(spec, workload, summary, folder)
-    if not result.complete:
-        raise KeyboardInterrupt
+    if not whole:
+        raise PartialResultError("interrupted; what is printed or written is partial and says so")
 
 
 def full_summary(config: "Config", spec: "ReplicaSpec", workload: "Workload", result: "RunResult") -> dict[str, object]:
@@ -111,27 +113,35 @@ def _write(
     workload: "Workload",
     result: "RunResult",
     summary: dict[str, object],
-) -> None:
-    """The result directory, with the same workload at other loads and step times beside the run itself."""
+) -> bool:
+    """The result directory, with the same workload at other loads and step times beside the run itself.
+
+    Returns whether all of these were replayed; an interrupt leaves out those still to come.
+    """
     import yaml
 
+    from simkit.metrics.load import LoadPoint
     from simkit.plan.sweep import load_point, mean_rate, replay, sweep
     from simkit.report.data import ReportData, Sensitivity
     from simkit.report.directory import write_result
     from simkit.workloads.transform import take
 
-    curve, sensitivity = [], []
+    curve: list[LoadPoint] = []
+    sensitivity: list[Sensitivity] = []
     rate = mean_rate(workload)
     if result.complete and rate == rate:
         part = take(workload, SWEEP_REQUESTS) if len(workload) > SWEEP_REQUESTS else workload
-        with progress("other loads", len(LOADS) + len(STEP_TIME_FACTORS)) as on_progress:
-            for load in LOADS:
-                curve += sweep(spec, part, [load], config.slo)
-                on_progress(len(curve))
-            for factor in STEP_TIME_FACTORS:
-                other = replay(spec, part, step_time_factor=factor)
-                sensitivity.append(Sensitivity(factor, load_point(other, 1.0, rate, config.slo)))
-                on_progress(len(curve) + len(sensitivity))
+        try:
+            with progress("other loads", len(LOADS) + len(STEP_TIME_FACTORS)) as on_progress:
+                for load in LOADS:
+                    curve += sweep(spec, part, [load], config.slo)
+                    on_progress(len(curve))
+                for factor in STEP_TIME_FACTORS:
+                    other = replay(spec, part, step_time_factor=factor)
+                    sensitivity.append(Sensitivity(factor, load_point(other, 1.0, rate, config.slo)))
+                    on_progress(len(curve) + len(sensitivity))
+        except KeyboardInterrupt:
+            people.print("interrupted: the report goes without the loads still to be replayed", style="yellow")
     data = ReportData(
         title=f"{spec.architecture.name} on {spec.device.name}: {workload.name}",
         result=result,
@@ -143,6 +153,7 @@ def _write(
     )
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_result(folder, data, to_json(summary), text)
+    return len(curve) + len(sensitivity) in (0, len(LOADS) + len(STEP_TIME_FACTORS))
 
 
 def _show(spec: "ReplicaSpec", workload: "Workload", summary: dict[str, object], folder: Path | None) -> None:

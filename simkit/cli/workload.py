@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simkit.cli import options
-from simkit.cli.console import emit_json, people
+from simkit.cli.console import answers, emit_json, people
 
 if TYPE_CHECKING:
     from simkit.workloads.describe import Description, LengthSummary
@@ -136,16 +136,14 @@ def _write(workload: "Workload", target: Path, to: str) -> None:
 
 
 def _show(found: "Description") -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
     rate = "-" if found.rate_per_s is None else f"{found.rate_per_s:.3f} requests/s"
-    console.print(f"{found.name}: {found.requests:,} requests in {found.span_s:,.1f} s, {rate}", markup=False)
+    answers.print(f"{found.name}: {found.requests:,} requests in {found.span_s:,.1f} s, {rate}", markup=False)
     if found.gap_cv is not None:
-        console.print(f"gaps between arrivals: CV {found.gap_cv:.3f} (1 is Poisson)")
+        answers.print(f"gaps between arrivals: CV {found.gap_cv:.3f} (1 is Poisson)")
     for counts in found.counts:
-        console.print(
+        answers.print(
             f"arrivals per {counts.window_s} s: dispersion {counts.dispersion:.2f}, peak/mean {counts.peak_to_mean:.2f}"
         )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -153,18 +151,18 @@ def _show(found: "Description") -> None:
         table.add_column(column, justify="right")
     for name, lengths in (("prompt", found.prompt_tokens), ("output", found.output_tokens)):
         table.add_row(name, *_numbers(lengths))
-    console.print(table)
+    answers.print(table)
     if found.rank_correlation is not None:
-        console.print(f"rank correlation of prompt and output: {found.rank_correlation:.2f}")
+        answers.print(f"rank correlation of prompt and output: {found.rank_correlation:.2f}")
     if found.sharing is not None:
         share = found.sharing
-        console.print(
+        answers.print(
             f"prefix sharing, cache without limit: {100 * share.token_hit_rate:.2f} % of tokens, "
             f"{100 * share.block_hit_rate:.2f} % of blocks of {share.block_tokens} tokens, "
             f"{100 * share.requests_hit:.1f} % of requests"
         )
     if found.tick_us > 1:
-        console.print(f"arrivals are rounded to {found.tick_us / 1e6:g} s; --spread-ticks spreads them")
+        answers.print(f"arrivals are rounded to {found.tick_us / 1e6:g} s; --spread-ticks spreads them")
 
 
 def _numbers(lengths: "LengthSummary") -> list[str]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.compiled import inlined
+from simkit.compiled import compiled, inlined
 from simkit.engine.state import (
     BUCKET,
     EVENTS,
@@ -27,7 +27,7 @@ EVENT_CAPACITY = 1 << 17
 RUNNING_INTEGRAL, WAITING_INTEGRAL, BLOCKS_INTEGRAL, TOKENS, PREEMPTIONS, BUSY_TIME = range(6)
 
 
-@inlined
+@compiled
 def bin_of(value: int) -> int:
     """The histogram bin of a value >= 0: exact below 128, then 128 bins an octave."""
     if value < BINS_PER_OCTAVE:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simkit.engine.deployment import ReplicaSpec
-from simkit.engine.simulate import simulate
 from simkit.errors import InputError
 from simkit.metrics.load import LoadPoint
 from simkit.metrics.result import RunResult, Status
@@ -54,7 +53,7 @@ def throughput_bound(spec: ReplicaSpec, workload: Workload) -> float:
     the order and distance of requests).
     """
     at_once = replace(workload, arrival_us=np.zeros_like(workload.arrival_us))
-    result = simulate(at_once, spec.limits, spec.tables, spec.num_blocks)
+    result = replay(spec, at_once)
     finished = int(np.count_nonzero(result.requests.status == Status.FINISHED))
     if finished == 0 or result.end_ns == 0:
         raise InputError(

@@ -22,11 +22,18 @@ def replay(
     load: float = 1.0,
     step_time_factor: float = 1.0,
     on_progress: Callable[[int], None] | None = None,
+    keep_partial: bool = False,
 ) -> RunResult:
-    """The workload on one replica with all gaps between arrivals divided by `load`."""
+    """The workload on one replica with all gaps between arrivals divided by `load`.
+
+    An interrupted replay says nothing about its load: KeyboardInterrupt is raised on, unless `keep_partial`.
+    """
     tables: StepTables = spec.tables if step_time_factor == 1.0 else scaled(spec.tables, step_time_factor)
     scaled_workload = workload if load == 1.0 else time_scale(workload, 1.0 / load)
-    return simulate(scaled_workload, spec.limits, tables, spec.num_blocks, on_progress)
+    result = simulate(scaled_workload, spec.limits, tables, spec.num_blocks, on_progress)
+    if not result.complete and not keep_partial:
+        raise KeyboardInterrupt
+    return result
 
 
 def mean_rate(workload: Workload) -> float:

@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -15,7 +14,7 @@ _PARTS = ("simkit.compiled", "simkit.models.steptables", "simkit.engine")
 
 
 @pytest.fixture(scope="session")
-def interpreted() -> Iterator[SimpleNamespace]:
+def interpreted() -> SimpleNamespace:
     """Modules of the engine imported again with compilation switched off."""
     ours = {name: module for name, module in sys.modules.items() if name.startswith(_PARTS)}
     for name in ours:
@@ -30,4 +29,4 @@ def interpreted() -> Iterator[SimpleNamespace]:
         for name in [name for name in sys.modules if name.startswith(_PARTS)]:
             del sys.modules[name]
         sys.modules.update(ours)
-    yield SimpleNamespace(**modules)
+    return SimpleNamespace(**modules)

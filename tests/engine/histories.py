@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simkit.engine.replica import new_replica
-from simkit.engine.state import ABORT, NEVER, REQUEST, I64, Limits, Records, Replica, records
+from simkit.engine.state import ABORT, I64, NEVER, REQUEST, Limits, Records, Replica, records
 from simkit.models.steptables import StepTables, constant_tables
 
 

@@ -20,7 +20,6 @@ from simkit.engine.state import (
     NOW,
     OLDEST,
     ROWS,
-    RUNNING,
     RUNNING_COUNT,
     SUM_DECODE,
     SUM_EXTRA,
