@@ -11,6 +11,8 @@ from simkit.engine.state import (
     FLUSH,
     ITL_MAX,
     ITL_SUM,
+    LAST_BIN,
+    LAST_GAP,
     OVER,
     PENDING,
     RUNNING,
@@ -24,26 +26,25 @@ from simkit.engine.state import (
 @inlined
 def commit(r: Replica, row: int) -> None:
     """Deliver the tokens of the batch in ring row `row`, in batch order, and free who is finished at once."""
-    progress = r.progress
-    requests = r.requests
+    limits = r.limits
+    now = r.batches[row].end
     left = False
     for k in range(r.batches[row].length):
-        if r.entries[row, k].samples == 0:
-            continue
         request = r.entries[row, k].request
-        status = progress[request].status
+        progress = r.progress[request]
+        status = progress.status
         # over since it was scheduled: by EOS in the step before, or cancelled; the token is wasted
-        if status in (FINISHED, ABORTED):
+        if r.entries[row, k].samples == 0 or status in (FINISHED, ABORTED):
             continue
-        progress[request].known += 1
-        _deliver(r, row, request)
-        if status == RUNNING and r.limits.pipeline_depth > 1:
-            progress[request].placeholders -= 1
-            if r.limits.prefix_caching:
-                certain = progress[request].computed - progress[request].placeholders
-                register_full_blocks(r, request, certain)
-        outputs = progress[request].known - requests[request].prompt
-        if outputs >= requests[request].output or progress[request].known >= r.limits.max_model_len:
+        known = progress.known + 1
+        outputs = known - r.requests[request].prompt
+        progress.known = known
+        _deliver(r, now, request, outputs == 1)
+        if status == RUNNING and limits.pipeline_depth > 1:
+            progress.placeholders -= 1
+            if limits.prefix_caching:
+                register_full_blocks(r, request, progress.computed - progress.placeholders)
+        if outputs >= r.requests[request].output or known >= limits.max_model_len:
             book_finish(r, row, request)
             end(r, request, FINISHED)
             left = left or status == RUNNING
@@ -52,19 +53,21 @@ def commit(r: Replica, row: int) -> None:
 
 
 @inlined
-def _deliver(r: Replica, row: int, request: int) -> None:
+def _deliver(r: Replica, now: int, request: int, first: bool) -> None:
     """Note the time of a token."""
-    ledger = r.ledger
-    now = r.batches[row].end
-    if r.progress[request].known == r.requests[request].prompt + 1:
-        ledger[request].first_token = now
+    at = r.at
+    if first:
+        r.ledger[request].first_token = now
         log_event(r, now, request, FIRST_TOKEN_EVENT)
     else:
-        gap = now - ledger[request].last_token
-        r.record.itl[bin_of(gap)] += 1
-        r.at[ITL_SUM] += gap
-        r.at[ITL_MAX] = max(r.at[ITL_MAX], gap)
-    ledger[request].last_token = now
+        gap = now - r.ledger[request].last_token
+        if gap != at[LAST_GAP]:
+            at[LAST_GAP] = gap
+            at[LAST_BIN] = bin_of(gap)
+            at[ITL_MAX] = max(at[ITL_MAX], gap)
+        r.record.itl[at[LAST_BIN]] += 1
+        at[ITL_SUM] += gap
+    r.ledger[request].last_token = now
 
 
 @inlined

@@ -18,6 +18,7 @@ from simkit.engine.state import (
     PREFILL,
     QUEUED,
     REDO,
+    REDONE_TOKENS,
     RUNNING_COUNT,
     SUM_DECODE,
     SUM_EXTRA,
@@ -83,29 +84,37 @@ def book_admissions(r: Replica, start: int) -> None:
 
 
 @inlined
-def book_step(r: Replica, row: int, decode: int, extra: int) -> None:
-    """Book a step of `decode` + `extra` ns of device time; sums stand at its end.
+def book_step(r: Replica, row: int, decode: int, extra: int) -> int:
+    """Book a step of `decode` + `extra` ns of device time; sums stand at its end. Returns its tokens.
 
     Requests whose prompt, or whose lost work, it completes change phase there; those left out are stalled by it.
     """
+    tokens = 0
+    for k in range(r.batches[row].length):
+        entry = r.entries[row, k]
+        tokens += int(entry.tokens)
+        if r.ledger[entry.request].phase != DECODE:
+            _book_entry(r, entry.request, int(entry.tokens), int(entry.before), entry.samples == 1)
+    if r.batches[row].length < r.at[RUNNING_COUNT]:
+        _book_left_out(r, row, r.batches[row].step, decode, extra)
+    return tokens
+
+
+@inlined
+def _book_entry(r: Replica, request: int, new: int, past: int, samples: bool) -> None:
+    """Change the phase of a request that completes its prompt, or what it had lost, in the step that ends now."""
     at = r.at
-    ledger = r.ledger
-    batches = r.batches
-    step = batches[row].step
-    for k in range(batches[row].length):
-        request = r.entries[row, k].request
-        phase = ledger[request].phase
-        if phase == PREFILL:
-            if r.entries[row, k].samples:
-                close_phase(r, request, at[SUM_HOST], at[SUM_DECODE], at[SUM_EXTRA])
-                open_phase(r, request, DECODE, at[SUM_HOST], at[SUM_DECODE], at[SUM_EXTRA])
-        elif phase == REDO and r.progress[request].computed >= ledger[request].redo_until:
-            ledger[request].preempted += at[DEVICE_FREE] - ledger[request].redo_from
-            ledger[request].redo_until = 0
-            begins = DECODE if r.entries[row, k].samples else PREFILL
-            open_phase(r, request, begins, at[SUM_HOST], at[SUM_DECODE], at[SUM_EXTRA])
-    if batches[row].length < at[RUNNING_COUNT]:
-        _book_left_out(r, row, step, decode, extra)
+    ledger = r.ledger[request]
+    if ledger.phase == PREFILL:
+        if samples:
+            close_phase(r, request, at[SUM_HOST], at[SUM_DECODE], at[SUM_EXTRA])
+            open_phase(r, request, DECODE, at[SUM_HOST], at[SUM_DECODE], at[SUM_EXTRA])
+    elif ledger.phase == REDO:
+        at[REDONE_TOKENS] += min(new, max(int(ledger.redo_until) - past, 0))
+        if past + new >= ledger.redo_until:
+            ledger.preempted += at[DEVICE_FREE] - ledger.redo_from
+            ledger.redo_until = 0
+            open_phase(r, request, DECODE if samples else PREFILL, at[SUM_HOST], at[SUM_DECODE], at[SUM_EXTRA])
 
 
 @inlined

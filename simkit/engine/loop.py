@@ -21,8 +21,6 @@ from simkit.engine.state import (
     NEXT_ARRIVAL,
     NOW,
     OLDEST,
-    REDO,
-    REDONE_TOKENS,
     ROWS,
     RUNNING_COUNT,
     STEPS,
@@ -127,28 +125,12 @@ def dispatch(r: Replica, row: int, host: int, device: int, decode: int) -> None:
     batch.sum_host = at[SUM_HOST]
     batch.sum_decode = at[SUM_DECODE]
     batch.sum_extra = at[SUM_EXTRA]
-    tokens = _count_tokens(r, row)
-    book_step(r, row, decode, device - decode)
+    tokens = book_step(r, row, decode, device - decode)
+    if tokens > 0:
+        at[STEPS] += 1
+        at[COMPUTED_TOKENS] += tokens
+        r.record.batch_requests[batch.length] += 1
+        r.record.batch_tokens[tokens] += 1
     log_step(r, begin, batch.end, device, tokens)
     at[BUSY] += device
     at[IN_FLIGHT] += 1
-
-
-@inlined
-def _count_tokens(r: Replica, row: int) -> int:
-    """Add the batch to the totals; returns its tokens."""
-    batches = r.batches
-    tokens = 0
-    for k in range(batches[row].length):
-        request = r.entries[row, k].request
-        new = int(r.entries[row, k].tokens)
-        tokens += new
-        if r.ledger[request].phase == REDO:
-            lost = int(r.ledger[request].redo_until) - int(r.entries[row, k].before)
-            r.at[REDONE_TOKENS] += min(new, max(lost, 0))
-    r.at[COMPUTED_TOKENS] += tokens
-    if tokens > 0:
-        r.at[STEPS] += 1
-        r.record.batch_requests[batches[row].length] += 1
-        r.record.batch_tokens[tokens] += 1
-    return tokens

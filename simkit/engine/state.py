@@ -84,6 +84,8 @@ PROGRESS = np.dtype(
 LEDGER = np.dtype(
     [
         ("last_token", np.int64),
+        ("redo_until", np.int32),  # tokens it had computed when it was preempted
+        ("phase", np.int8),
         ("scheduled", np.int64),  # start of the first step with some of it
         ("first_token", np.int64),
         ("finish", np.int64),
@@ -98,8 +100,6 @@ LEDGER = np.dtype(
         ("stalled", np.int64),
         ("preempted", np.int64),
         ("host", np.int64),
-        ("redo_until", np.int32),  # tokens it had computed when it was preempted
-        ("phase", np.int8),
     ],
     align=True,
 )
@@ -199,11 +199,13 @@ class Recorder(NamedTuple):
     REDONE_TOKENS,
     ITL_SUM,  # ns
     ITL_MAX,
+    LAST_GAP,  # ns, the gap between tokens counted last, and its bin: in a step most are the same
+    LAST_BIN,
     BUCKET,  # ns a bucket of the series
     EVENTS,
     EVENTS_LOST,
     PLACES,
-) = range(28)
+) = range(30)
 
 
 class Replica(NamedTuple):

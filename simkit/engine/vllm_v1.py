@@ -61,19 +61,18 @@ def _schedule_running(r: Replica, row: int, threshold: int, budget: int) -> int:
 
     Decodes do not go before prefill chunks: a running prefill takes the whole remaining budget.
     """
-    progress = r.progress
     at = r.at
     i = 0
     while i < at[RUNNING_COUNT] and budget > 0:
         request = r.running[i]
-        placeholders = progress[request].placeholders
-        computed = progress[request].computed
+        progress = r.progress[request]
+        computed = progress.computed
+        placeholders = progress.placeholders
         # asynchronous scheduling foresees the end by length, not by EOS
-        last = r.requests[request].prompt + r.requests[request].max_tokens
-        if placeholders > 0 and computed + 2 - placeholders >= last:
+        if placeholders > 0 and computed + 2 - placeholders >= _last_token(r, request):
             i += 1
             continue
-        due = progress[request].known + placeholders - computed
+        due = progress.known + placeholders - computed
         if 0 < threshold < due:
             due = threshold
         due = min(due, budget, r.limits.max_model_len - computed - 1)
@@ -92,6 +91,12 @@ def _schedule_running(r: Replica, row: int, threshold: int, budget: int) -> int:
         budget -= due
         i += 1
     return budget
+
+
+@inlined
+def _last_token(r: Replica, request: int) -> int:
+    """Tokens of a request when it has produced all that it asked for."""
+    return int(r.requests[request].prompt + r.requests[request].max_tokens)
 
 
 @inlined
@@ -133,7 +138,7 @@ def _preempt(r: Replica, row: int, victim: int) -> tuple[int, bool]:
     release(r.limits, r.pool, r.progress, victim)
     r.progress[victim].status = PREEMPTED
     r.progress[victim].preemptions += 1
-    r.ledger[victim].redo_until = r.progress[victim].computed
+    r.ledger[victim].redo_until = max(r.ledger[victim].redo_until, r.progress[victim].computed)
     r.progress[victim].computed = 0
     r.progress[victim].placeholders = 0
     enqueue(r, victim, True)

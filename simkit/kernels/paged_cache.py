@@ -1,0 +1,80 @@
+"""The paged KV cache of one layer, as all attention kernels here read it, and its dense float64 form."""
+
+from typing import NamedTuple
+
+import torch
+
+from simkit.kernels.arguments import FLOATS, check_tensor
+
+PAGE_TOKENS = (16, 32, 64, 128)  # vLLM's GPU block sizes; powers of two, so that a tile of keys spans whole pages
+MAX_HEAD_DIM = 256
+
+
+class PagedCache(NamedTuple):
+    """Keys and values of a batch of requests, in pages of a shared pool (vLLM's NHD layout).
+
+    Token t of request r is at `[page_table[r, t // page_tokens], t % page_tokens]`. What lies in a request's last page
+    beyond its context, and entries of the page table beyond its last page, are never read.
+    """
+
+    k: torch.Tensor  # [pages, page_tokens, kv_heads, head_dim]
+    v: torch.Tensor  # [pages, page_tokens, kv_heads, head_dim]
+    page_table: torch.Tensor  # i32[requests, pages a request can have]
+    context_tokens: torch.Tensor  # i32[requests] tokens in the cache, >= 0, the step's own included
+
+    @property
+    def page_tokens(self) -> int:
+        """Tokens a page."""
+        return int(self.k.shape[1])
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads."""
+        return int(self.k.shape[2])
+
+    def request(self, request: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of one request, f64[context, kv_heads, head_dim] each."""
+        context = int(self.context_tokens[request])
+        token = torch.arange(context, device=self.k.device)
+        page = self.page_table[request, token // self.page_tokens].long()
+        offset = token % self.page_tokens
+        return self.k[page, offset].double(), self.v[page, offset].double()
+
+
+def check_cache(cache: PagedCache, requests: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
+    """The cache of `requests` requests, of the queries' head size, dtype and device; ValueError names what is off.
+
+    Shapes, dtypes, strides and devices only: to look at the values would wait for the device. Use `check_contents`
+    where that does not matter.
+    """
+    check_tensor("cache.k", cache.k, (None, None, None, head_dim), FLOATS, device)
+    check_tensor("cache.v", cache.v, tuple(cache.k.shape), FLOATS, device)
+    for name, tensor in (("cache.k", cache.k), ("cache.v", cache.v)):
+        if tensor.dtype != dtype:
+            raise ValueError(f"{name}: its dtype is {tensor.dtype}; the queries' {dtype} is expected")
+    if cache.page_tokens not in PAGE_TOKENS:
+        raise ValueError(f"cache.k: pages of {cache.page_tokens} tokens; one of {PAGE_TOKENS} is expected")
+    if cache.v.stride() != cache.k.stride():
+        raise ValueError(f"cache.v: its strides are {cache.v.stride()}; cache.k's, {cache.k.stride()}, are expected")
+    check_tensor("cache.page_table", cache.page_table, (requests, None), (torch.int32,), device)
+    check_tensor("cache.context_tokens", cache.context_tokens, (requests,), (torch.int32,), device)
+
+
+def check_heads(q_heads: int, cache: PagedCache, head_dim: int) -> None:
+    """Query heads that the cache's heads divide, and a head size that fits a tile; ValueError names what is off."""
+    if cache.kv_heads < 1 or q_heads % cache.kv_heads:
+        raise ValueError(f"q: {q_heads} query heads; a multiple of cache.k's {cache.kv_heads} heads is expected")
+    if not 1 <= head_dim <= MAX_HEAD_DIM:
+        raise ValueError(f"q: its head_dim is {head_dim}; 1 to {MAX_HEAD_DIM} is expected")
+
+
+def check_contents(cache: PagedCache, max_context_tokens: int) -> None:
+    """Contexts within [0, max_context_tokens] and the page table, and pages within the pool; waits for the device."""
+    contexts = cache.context_tokens.tolist()
+    room = min(max_context_tokens, cache.page_table.shape[1] * cache.page_tokens)
+    for request, context in enumerate(contexts):
+        if not 0 <= context <= room:
+            raise ValueError(f"cache.context_tokens[{request}]: is {context}; 0 to {room} is expected")
+        used = cache.page_table[request, : -(-context // cache.page_tokens)]
+        if len(used) and (int(used.min()) < 0 or int(used.max()) >= cache.k.shape[0]):
+            raise ValueError(f"cache.page_table[{request}]: names a page outside of 0 to {cache.k.shape[0] - 1}")
