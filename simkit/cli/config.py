@@ -1,13 +1,16 @@
 """One YAML holds what is deployed, what arrives and what is promised; flags overrule it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from simkit.engine.deployment import Deployment
+from simkit.calibrate.profile import read_profile
+from simkit.calibrate.step_model import whole_step_tables
+from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.errors import InputError
 from simkit.invalid import first_error
 from simkit.metrics.slo import targets
@@ -75,6 +78,7 @@ class Config(BaseModel):
 
     deployment: Deployment
     workload: WorkloadSource
+    profile: Path | None = Field(default=None, description="step times from `simkit calibrate`; default a roofline")
     slo: dict[str, float] = Field(default_factory=dict, description="ttft_p99_s: 0.5 and the like")
     seed: int = Field(default=0, ge=0)
 
@@ -151,6 +155,20 @@ def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
             break
         model = below[0]
     return list(model.model_fields)
+
+
+def resolve_replica(config: Config) -> ReplicaSpec:
+    """The deployment worked out, with the step times of the profile, if one is given."""
+    spec = resolve(config.deployment)
+    if config.profile is None:
+        return spec
+    profile = read_profile(config.profile)
+    limits = spec.limits
+    sizes = (limits.max_num_batched_tokens, limits.max_running, limits.max_model_len)
+    tables = whole_step_tables(profile.step, *sizes, spec.num_blocks * limits.block_size)
+    beyond = profile.extrapolated(*sizes)
+    note = "; ".join(beyond) if beyond else "all sizes that the limits allow were measured"
+    return replace(spec, tables=tables, provenance=profile.provenance, provenance_note=note)
 
 
 def load_workload(source: WorkloadSource, seed: int) -> Workload:

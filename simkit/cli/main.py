@@ -6,6 +6,7 @@ import sys
 import typer
 
 from simkit import __version__
+from simkit.cli.calibrate import app as calibrate
 from simkit.cli.conform import conform
 from simkit.cli.console import people
 from simkit.cli.known import devices, models
@@ -27,6 +28,7 @@ app.command()(plan)
 app.command()(conform)
 app.command()(models)
 app.command()(devices)
+app.add_typer(calibrate, name="calibrate")
 app.add_typer(workload, name="workload")
 
 

@@ -22,6 +22,7 @@ Rate = Annotated[float | None, typer.Option(help="Requests a second, by scaling 
 Sort = Annotated[bool, typer.Option("--sort", help="Sort the trace by arrival.")]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count malformed rows instead of stopping.")]
 SpreadTicks = Annotated[bool, typer.Option("--spread-ticks", help="Spread arrivals rounded to coarse ticks.")]
+Profile = Annotated[Path | None, typer.Option(help="Step times from `simkit calibrate`; default a roofline.")]
 Slo = Annotated[list[str] | None, typer.Option("--slo", help="Target in seconds, ttft_p99=0.5; repeat for more.")]
 Seed = Annotated[int | None, typer.Option(help="Of everything random.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any other key, deployment.engine.block_size=32.")]
@@ -44,6 +45,7 @@ def overrides(
     sort: bool,
     skip_bad_rows: bool,
     spread_ticks: bool,
+    profile: Path | None,
     slo: list[str] | None,
     seed: int | None,
     settings: list[str] | None,
@@ -64,6 +66,7 @@ def overrides(
         ("workload.sort", sort or None),
         ("workload.skip_bad_rows", skip_bad_rows or None),
         ("workload.spread_ticks", spread_ticks or None),
+        ("profile", None if profile is None else str(profile)),
         ("seed", seed),
     ]
     found = [(key, value) for key, value in given if value is not None]

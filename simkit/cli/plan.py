@@ -39,6 +39,7 @@ def plan(
     sort: options.Sort = False,
     skip_bad_rows: options.SkipBadRows = False,
     spread_ticks: options.SpreadTicks = False,
+    profile: options.Profile = None,
     slo: options.Slo = None,
     seed: options.Seed = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Workloads to draw, where one is drawn.")] = DEFAULT_SEEDS,
@@ -50,14 +51,13 @@ def plan(
 
     Exit code 3 if no rate does.
     """
-    from simkit.cli.config import read_config
-    from simkit.engine.deployment import resolve
+    from simkit.cli.config import read_config, resolve_replica
     from simkit.metrics.slo import targets
     from simkit.report.directory import prepare
 
     wanted = options.overrides(
         model, device, tp, trace, trace_format, preset, generate, arrivals, cv, requests, rate,
-        sort, skip_bad_rows, spread_ticks, slo, seed, settings,
+        sort, skip_bad_rows, spread_ticks, profile, slo, seed, settings,
     )  # fmt: skip
     resolved = read_config(config, wanted)
     if not targets(resolved.slo):
@@ -65,7 +65,7 @@ def plan(
     folder = out if out is not None or json else DEFAULT_OUT
     if folder is not None:
         prepare(folder)
-    spec = resolve(resolved.deployment)
+    spec = resolve_replica(resolved)
     workloads, answers = _search(resolved, spec, seeds if resolved.workload.seeded else 1)
     tree = _tree(resolved, spec, workloads, answers)
     if folder is not None:
@@ -167,7 +167,7 @@ def _write(
     import yaml
 
     from simkit.cli.run import full_summary
-    from simkit.plan.sweep import load_point, mean_rate, replay, sweep
+    from simkit.plan.sweep import load_point, mean_rate, replay
     from simkit.report.data import ReportData, Sensitivity
     from simkit.report.directory import write_atomically, write_result
     from simkit.workloads.transform import rate_to
@@ -224,7 +224,7 @@ def _show(
             other = _rates(answers[factor])["median"]
             said = "no rate holds" if other is None else f"{other:.2f} requests/s"
             people.print(f"  if steps took {factor:g} times as long: {said}")
-    people.print(f"step times: [yellow]{spec.provenance}[/yellow], a roofline from datasheet figures")
+    people.print(f"step times: {spec.provenance}, {spec.provenance_note}", markup=False, style="yellow")
     if folder is not None:
         people.print(f"report: {folder / 'report.html'}", markup=False)
 

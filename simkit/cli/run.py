@@ -35,6 +35,7 @@ def run(
     sort: options.Sort = False,
     skip_bad_rows: options.SkipBadRows = False,
     spread_ticks: options.SpreadTicks = False,
+    profile: options.Profile = None,
     slo: options.Slo = None,
     seed: options.Seed = None,
     settings: options.Set = None,
@@ -45,20 +46,19 @@ def run(
 
     Writes a result directory with report.html, summary.json, requests.csv.gz and trace.json.gz.
     """
-    from simkit.cli.config import load_workload, read_config
-    from simkit.engine.deployment import resolve
+    from simkit.cli.config import load_workload, read_config, resolve_replica
     from simkit.plan.sweep import replay
     from simkit.report.directory import prepare
 
     wanted = options.overrides(
         model, device, tp, trace, trace_format, preset, generate, arrivals, cv, requests, rate,
-        sort, skip_bad_rows, spread_ticks, slo, seed, settings,
+        sort, skip_bad_rows, spread_ticks, profile, slo, seed, settings,
     )  # fmt: skip
     resolved = read_config(config, wanted)
     folder = out if out is not None or json else DEFAULT_OUT
     if folder is not None:
         prepare(folder)
-    spec = resolve(resolved.deployment)
+    spec = resolve_replica(resolved)
     workload = load_workload(resolved.workload, resolved.seed)
     with progress("requests", len(workload)) as on_progress:
         result = replay(spec, workload, on_progress=on_progress, keep_partial=True)
@@ -100,10 +100,7 @@ def full_summary(config: "Config", spec: "ReplicaSpec", workload: "Workload", re
 
 def step_time_source(spec: "ReplicaSpec") -> dict[str, object]:
     """Where the step times come from, in words that go with every number."""
-    return {
-        "provenance": spec.provenance,
-        "note": "a roofline from datasheet figures, not measured on this device; expect errors of 10 to 30 %",
-    }
+    return {"provenance": spec.provenance, "note": spec.provenance_note}
 
 
 def _write(

@@ -17,6 +17,7 @@ from simkit.models.roofline import PROVENANCE, roofline_tables
 from simkit.models.steptables import StepTables
 
 GIB = 1 << 30
+ROOFLINE_NOTE = "a roofline from datasheet figures, not measured on this device; expect errors of 10 to 30 %"
 
 
 class Deployment(BaseModel):
@@ -44,6 +45,7 @@ class ReplicaSpec:
     limits: Limits
     tables: StepTables
     provenance: str  # where the step times come from: "uncalibrated", or a profile's name
+    provenance_note: str
 
 
 def resolve(deployment: Deployment) -> ReplicaSpec:
@@ -96,7 +98,7 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
         capture_sizes=captures,
         enforce_eager=settings.enforce_eager,
     )
-    return ReplicaSpec(deployment, arch, device, memory, num_blocks, limits, tables, PROVENANCE)
+    return ReplicaSpec(deployment, arch, device, memory, num_blocks, limits, tables, PROVENANCE, ROOFLINE_NOTE)
 
 
 def default_batch(device: Device) -> tuple[int, int]:

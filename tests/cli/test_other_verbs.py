@@ -1,0 +1,77 @@
+"""The verbs beside `run`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from simkit.workloads.readers import read_workload
+
+
+def ok(process) -> str:  # type: ignore[no-untyped-def]
+    assert process.returncode == 0, process.stderr
+    return str(process.stdout)
+
+
+def test_plan_finds_a_rate_with_error_bars(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    arguments = ("--model", "llama-3.1-8b", "--device", "h100", "--preset", "azure-conv-2023", "--arrivals", "poisson")
+    limits = ("-n", 1500, "--seeds", 3, "--slo", "ttft_p99=1", "--slo", "tpot_p99=0.05")
+    tree = json.loads(ok(simkit("plan", *arguments, *limits, "--json", "--out", tmp_path / "out")))
+    rate = tree["rate_per_s"]
+    assert 5 < rate["lowest"] <= rate["median"] <= rate["highest"] < tree["throughput_bound_per_s"]
+    sensitivity = tree["step_time_sensitivity"]
+    assert sensitivity["0.9"]["median"] > sensitivity["1"]["median"] > sensitivity["1.1"]["median"]
+    assert tree["at_capacity"]["measured_s"]["tpot_p99_s"] <= 0.05
+    assert json.loads((tmp_path / "out" / "plan.json").read_text()) == tree
+
+
+def test_plan_without_an_answer_says_what_binds_and_exits_3(simkit) -> None:  # type: ignore[no-untyped-def]
+    arguments = ("--model", "llama-3.1-8b", "--device", "l4", "--preset", "azure-conv-2023", "-n", 300, "--seeds", 1)
+    context = ("--set", "deployment.engine.max_model_len=8192")
+    process = simkit("plan", *arguments, *context, "--slo", "tpot_p50=0.0001", "--json")
+    assert process.returncode == 3, process.stderr
+    assert "tpot_p50_s" in process.stderr
+    assert json.loads(process.stdout)["rate_per_s"]["median"] is None
+
+
+def test_conform_counts_and_exits_1_on_a_difference(simkit, shared: Path) -> None:  # type: ignore[no-untyped-def]
+    files = sorted((shared / "golden").glob("a0*.jsonl.gz"))
+    assert ok(simkit("conform", *files)).splitlines() == [f"{len(files)} passed, 0 failed"]
+
+
+def test_a_step_log_becomes_a_profile_that_run_takes(simkit, shared: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    profile = tmp_path / "profile.json"
+    log = shared / "fidelity" / "vllm_cpu" / "run0.jsonl.gz"
+    assert "held-out error" in ok(simkit("calibrate", "fit", "--steps", log, "--out", profile))
+    arguments = ("--model", "llama-3.2-1b", "--device", "h100", "--preset", "azure-conv-2023", "-n", 50)
+    tree = json.loads(ok(simkit("run", *arguments, "--rate", 0.1, "--profile", profile, "--json")))
+    assert tree["step_time"]["provenance"].startswith("calibrated on")
+    assert "extrapolated" in tree["step_time"]["note"]
+
+
+def test_models_and_devices_are_listed_and_described(simkit) -> None:  # type: ignore[no-untyped-def]
+    models = json.loads(ok(simkit("models", "--json")))["models"]
+    assert next(row for row in models if row["name"] == "llama-3.1-8b")["kv_bytes_per_token"] == 131_072
+    assert len(json.loads(ok(simkit("devices", "--json")))["devices"]) >= 12
+    assert "source" in ok(simkit("devices", "h100", "--json"))
+    assert "llama-3.1-70b" in ok(simkit("models"))
+
+
+def test_workload_round_trip(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    drawn = tmp_path / "drawn.trace.jsonl.zst"
+    ok(simkit("workload", "generate", "mooncake-conversation", drawn, "-n", 200, "--seed", 3))
+    ok(simkit("workload", "convert", drawn, tmp_path / "again.jsonl", "--to", "mooncake"))
+    first, second = read_workload(drawn), read_workload(tmp_path / "again.jsonl")
+    assert first.prompt_tokens.tolist() == second.prompt_tokens.tolist()
+    assert first.prefixes is not None
+    assert second.prefixes is not None
+    found = json.loads(ok(simkit("workload", "describe", drawn, "--json")))
+    assert found["requests"] == 200
+    assert found["prompt_tokens"]["mean"] == pytest.approx(first.prompt_tokens.mean())
+    assert "azure-conv-2023" in ok(simkit("workload", "presets"))
+
+
+def test_help_names_every_verb(simkit) -> None:  # type: ignore[no-untyped-def]
+    text = ok(simkit("--help"))
+    for verb in ("run", "plan", "conform", "calibrate", "models", "devices", "workload"):
+        assert verb in text
