@@ -3,10 +3,12 @@
 from simkit.compiled import inlined
 from simkit.engine.blocks import release
 from simkit.engine.ledger import FIRST_TOKEN_EVENT, book_finish
+from simkit.engine.ordering import serve_output
 from simkit.engine.prefix import register_full_blocks
 from simkit.engine.record import bin_of, log_event
 from simkit.engine.state import (
     ABORTED,
+    FAIR,
     FINISHED,
     FLUSH,
     ITL_MAX,
@@ -18,9 +20,9 @@ from simkit.engine.state import (
     RUNNING,
     RUNNING_COUNT,
     UNFINISHED,
-    WAITING_COUNT,
     Replica,
 )
+from simkit.engine.waiting import leave_queue
 
 
 @inlined
@@ -40,6 +42,8 @@ def commit(r: Replica, row: int) -> None:
         outputs = known - r.requests[request].prompt
         progress.known = known
         _deliver(r, now, request, outputs == 1)
+        if limits.ordering == FAIR:
+            serve_output(r, request)
         if status == RUNNING and limits.pipeline_depth > 1:
             progress.placeholders -= 1
             if limits.prefix_caching:
@@ -76,7 +80,7 @@ def end(r: Replica, request: int, status: int) -> None:
     if r.progress[request].status == RUNNING:
         release(r.limits, r.pool, r.progress, request)
     else:
-        r.at[WAITING_COUNT] -= 1
+        leave_queue(r, request)
     r.progress[request].status = status
     r.at[UNFINISHED] -= 1
     if r.limits.pipeline_depth > 1:

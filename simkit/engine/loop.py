@@ -5,6 +5,7 @@ without, after its output is known. Both are this loop, with two batches in flig
 """
 
 from simkit.compiled import compiled, inlined
+from simkit.engine.actions import open_batch, seal_batch
 from simkit.engine.clock import device_ns, round_ns
 from simkit.engine.commit import cancel, commit
 from simkit.engine.ledger import ARRIVED_EVENT, book_admissions, book_preemptions, book_step
@@ -65,7 +66,9 @@ def iterate(r: Replica, tables: StepTables) -> None:
     receive(r)
     if at[UNFINISHED] > 0 or at[FLUSH] == 1:
         at[FLUSH] = 0
-        row = schedule(r)
+        row = open_batch(r)
+        schedule(r, row)
+        seal_batch(r, row)
         host = round_ns(tables.host_ns[r.batches[row].length])
         device, decode = device_ns(r, tables, row)
         dispatch(r, row, host, device, decode)

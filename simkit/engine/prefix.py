@@ -121,7 +121,7 @@ def longest_hit(r: Replica, request: int) -> tuple[int, int]:
 def register_full_blocks(r: Replica, request: int, tokens: int) -> None:
     """Offer every block that the first `tokens` tokens of a request fill and that is not offered yet."""
     size = r.limits.block_size
-    index = r.progress[request].hashed
+    index = int(r.progress[request].hashed)
     # runs once a token: multiplied, because a division takes as long as the rest of the turn
     while (index + 1) * size <= tokens:
         register(r.pool, r.pool.table[r.progress[request].slot, index], block_key(r, request, index))

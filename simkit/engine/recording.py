@@ -18,14 +18,17 @@ from simkit.engine.replica import new_replica
 from simkit.engine.state import (
     ABORT,
     ADMITTED,
+    FCFS,
     FINISHED,
     FLUSH,
     FREE_BLOCKS,
     IN_FLIGHT,
+    NEVER,
     NEXT_ARRIVAL,
     NOW,
     OLDEST,
     PREEMPTED_NOW,
+    PRIORITY,
     REQUEST,
     ROWS,
     RUNNING_COUNT,
@@ -87,7 +90,8 @@ def limits_of(config: Json) -> Limits:
         lone_request_uncapped=True,
         chunked_prefill=bool(config["enable_chunked_prefill"]),
         prefix_caching=bool(config["enable_prefix_caching"]),
-        priority_policy=config["policy"] == "priority",
+        ordering=PRIORITY if config["policy"] == "priority" else FCFS,
+        preemptive=False,
         watermark_blocks=int(cast(float, config["watermark"]) * number["num_gpu_blocks"]),
         reserve_full_isl=bool(config["scheduler_reserve_full_isl"]),
         uncached_free_to_front=True,
@@ -194,8 +198,8 @@ def _requests(rows: list[Json], block_size: int) -> tuple[Records, NDArray[np.in
         prompt = np.concatenate([_segment_tokens(segment, by_id) for segment in cast(list[list[object]], q["segs"])])
         tokens = np.concatenate([prompt, _output_tokens(q, cast(int, q["out"]))])
         contents = len(tokens) // block_size
-        values = (q["arr"], len(prompt), q["out"], q["max_tokens"], q.get("prio", 0), len(content_ids), contents)
-        requests[i] = values
+        asked = (q["arr"], len(prompt), q["out"], q["max_tokens"], q.get("prio", 0), q["max_tokens"], 0, NEVER)
+        requests[i] = (*asked, len(content_ids), contents)
         parent = 0
         for k in range(contents):
             content = (parent, tokens[k * block_size : (k + 1) * block_size].tobytes())

@@ -17,6 +17,7 @@ from simkit.engine.state import (
     PLACES,
     PROGRESS,
     ROWS,
+    TENANT,
     Limits,
     Pool,
     Recorder,
@@ -54,6 +55,7 @@ def new_replica(
         record=_new_recorder(limits, event_capacity),
         running=np.zeros(limits.max_running, dtype=np.int32),
         waiting=np.zeros(len(requests), dtype=np.int32),
+        tenants=records(int(requests["tenant"].max(initial=0)) + 1, TENANT),
         at=at,
     )
 

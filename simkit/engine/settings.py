@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simkit.engine.state import Limits
+from simkit.engine.state import DEADLINE, FAIR, FCFS, FEEDBACK, PRIORITY, REMAINING, SHORTEST, Limits
 from simkit.errors import InputError
 
 
@@ -24,6 +24,18 @@ _DIALECTS = {
     20: Dialect(False, False, False, True),
     24: Dialect(False, True, True, True),
     32: Dialect(True, True, True, True),
+}
+
+Policy = Literal["fcfs", "priority", "sjf", "srpt", "edf", "fair", "mlfq"]
+
+ORDERINGS: dict[Policy, int] = {
+    "fcfs": FCFS,
+    "priority": PRIORITY,
+    "sjf": SHORTEST,
+    "srpt": REMAINING,
+    "edf": DEADLINE,
+    "fair": FAIR,
+    "mlfq": FEEDBACK,
 }
 
 EngineName = Literal["vllm-0.16", "vllm-0.20", "vllm-0.24", "vllm-0.28", "vllm-0.30", "vllm-0.32"]
@@ -46,7 +58,8 @@ class EngineSettings(BaseModel):
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = Field(default=0, ge=0)
     long_prefill_token_threshold_adaptive: bool = False
-    policy: Literal["fcfs", "priority"] = "fcfs"
+    policy: Policy = Field(default="fcfs", description="order of the queue; fcfs and priority are vLLM's own")
+    preemptive: bool = Field(default=False, description="urgent requests take the places of running ones (not in vLLM)")
     async_scheduling: bool = True
     watermark: float = Field(default=0.0, ge=0.0, lt=1.0)
     scheduler_reserve_full_isl: bool | None = Field(default=None, description="default on where the version has it")
@@ -100,7 +113,8 @@ class EngineSettings(BaseModel):
             lone_request_uncapped=dialect.lone_request_uncapped,
             chunked_prefill=self.enable_chunked_prefill,
             prefix_caching=self.enable_prefix_caching,
-            priority_policy=self.policy == "priority",
+            ordering=ORDERINGS[self.policy],
+            preemptive=self.preemptive,
             watermark_blocks=int(self.watermark * num_blocks),
             reserve_full_isl=dialect.has_reserve_full_isl if reserve is None else reserve,
             uncached_free_to_front=dialect.uncached_free_to_front,

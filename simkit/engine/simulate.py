@@ -96,6 +96,8 @@ def load(workload: Workload, rows: I64, limits: Limits) -> tuple[Records, I64]:
     requests["prompt"] = workload.prompt_tokens[rows]
     requests["output"] = workload.output_tokens[rows]
     requests["max_tokens"] = workload.output_tokens[rows]
+    requests["predicted"] = workload.output_tokens[rows]
+    requests["deadline_ns"] = NEVER
     if workload.priority is not None:
         requests["priority"] = workload.priority[rows]
     prefixes = workload.prefixes

@@ -23,6 +23,10 @@ PENDING, WAITING, RUNNING, PREEMPTED, FINISHED, ABORTED = range(6)
 QUEUED, PREFILL, DECODE, REDO, OVER = range(5)
 
 
+# orderings of the queue, and of victims from the other end
+FCFS, PRIORITY, SHORTEST, REMAINING, DEADLINE, FAIR, FEEDBACK = range(7)
+
+
 class Limits(NamedTuple):
     """The engine's settings as the loop needs them; `simkit.engine.settings` makes one from what a user wrote."""
 
@@ -35,7 +39,8 @@ class Limits(NamedTuple):
     lone_request_uncapped: bool  # the threshold does not bind a request that is alone (vLLM 0.32)
     chunked_prefill: bool
     prefix_caching: bool
-    priority_policy: bool  # False: first come, first served
+    ordering: int  # who goes first: FCFS, PRIORITY, ..
+    preemptive: bool  # an urgent request may take the place of a running one, not only its memory
     watermark_blocks: int
     reserve_full_isl: bool  # admit only what fits whole
     uncached_free_to_front: bool  # freed blocks without a hash are reused first (vLLM >= 0.24)
@@ -56,6 +61,9 @@ REQUEST = np.dtype(
         ("output", np.int32),  # tokens it will really produce; not for schedulers' eyes
         ("max_tokens", np.int32),  # the most it asked for; the end is foreseen only if output == max_tokens
         ("priority", np.int32),  # smaller is more urgent
+        ("predicted", np.int32),  # output tokens that schedulers may believe
+        ("tenant", np.int32),  # index into Replica.tenants
+        ("deadline_ns", np.int64),  # when it should be over; NEVER if nobody said
         ("first_content", np.int64),  # where its ids begin in content_ids
         ("content_blocks", np.int32),  # leading KV blocks whose content those ids name, `content_span` blocks each
     ],
@@ -63,6 +71,13 @@ REQUEST = np.dtype(
 )
 
 ABORT = np.dtype([("time_ns", np.int64), ("request", np.int64)])  # in order of time: when clients cancel
+
+TENANT = np.dtype(
+    [
+        ("service", np.float64),  # virtual token counter
+        ("queued", np.int64),  # requests that wait
+    ]
+)
 
 # where each request stands
 PROGRESS = np.dtype(
@@ -222,5 +237,6 @@ class Replica(NamedTuple):
     batches: Records  # BATCH [2] a ring
     record: Recorder
     running: I32  # [max_running] in order of admission
-    waiting: I32  # [n] a queue with head and tail, or a heap
+    waiting: I32  # [n] a queue with head and tail, a heap, or in no order, by `ordering`
+    tenants: Records  # TENANT [tenants]
     at: I64  # [PLACES] where it is: clock, counters

@@ -8,9 +8,10 @@ and for requests that are not known beforehand, `submit`. Asynchronous schedulin
 """
 
 from simkit.compiled import compiled
+from simkit.engine.actions import open_batch, seal_batch
 from simkit.engine.commit import cancel, commit
 from simkit.engine.loop import dispatch, receive
-from simkit.engine.state import IN_FLIGHT, NOW, OLDEST, ROWS, Replica
+from simkit.engine.state import IN_FLIGHT, NEVER, NOW, OLDEST, ROWS, Replica
 from simkit.engine.vllm_v1 import schedule
 from simkit.errors import InputError
 
@@ -25,7 +26,8 @@ def submit(
     row = int(r.at[ROWS])
     if row == len(r.requests):
         raise InputError(f"request {row + 1}: this replica was made for {row} requests; make it larger")
-    r.requests[row] = (arrival_ns, prompt, output, output if max_tokens is None else max_tokens, priority, 0, 0)
+    asked = output if max_tokens is None else max_tokens
+    r.requests[row] = (arrival_ns, prompt, output, asked, priority, asked, 0, NEVER, 0, 0)
     r.at[ROWS] = row + 1
     return row
 
@@ -35,7 +37,10 @@ def plan(r: Replica, now_ns: int) -> int:
     """Take what has arrived by now and plan the next step; returns its row in `entries` and `batches`."""
     r.at[NOW] = now_ns
     receive(r)
-    return schedule(r)
+    row = open_batch(r)
+    schedule(r, row)
+    seal_batch(r, row)
+    return row
 
 
 @compiled

@@ -1,15 +1,12 @@
-"""The queue of requests that wait for admission: first come first served, or a heap by priority."""
+"""The queue of requests that wait for admission: first come first served, or by urgency.
+
+By urgency it is a heap, because nobody's urgency changes while it waits; only under `fair` all of a tenant's requests
+change with every token it is served, so there the queue is searched.
+"""
 
 from simkit.compiled import inlined
-from simkit.engine.state import PREEMPTED, WAITING, WAITING_COUNT, WAITING_HEAD, WAITING_TAIL, Replica
-
-
-@inlined
-def more_urgent(r: Replica, a: int, b: int) -> bool:
-    """Whether `a` goes before `b`: by priority, then by arrival (rows are in order of arrival)."""
-    pa = r.requests[a].priority
-    pb = r.requests[b].priority
-    return pa < pb or (pa == pb and a < b)
+from simkit.engine.ordering import lift, more_urgent
+from simkit.engine.state import FAIR, FCFS, PREEMPTED, WAITING, WAITING_COUNT, WAITING_HEAD, WAITING_TAIL, Replica
 
 
 @inlined
@@ -41,40 +38,66 @@ def _sift_down(r: Replica, size: int) -> None:
 
 @inlined
 def enqueue(r: Replica, request: int, to_front: bool) -> None:
-    """Let a request wait: a new one at the end, a preempted one in front; priority knows no front."""
+    """Let a request wait: a new one at the end, a preempted one in front; urgency knows no front."""
     at = r.at
     at[WAITING_COUNT] += 1
-    if r.limits.priority_policy:
-        r.waiting[at[WAITING_TAIL]] = request
-        at[WAITING_TAIL] += 1
-        _sift_up(r, at[WAITING_TAIL] - 1)
-    elif to_front:
-        # there is room: whoever returns to the front was taken from there
-        at[WAITING_HEAD] -= 1
-        r.waiting[at[WAITING_HEAD]] = request
+    if r.limits.ordering == FCFS:
+        if to_front:
+            # there is room: whoever returns to the front was taken from there
+            at[WAITING_HEAD] -= 1
+            r.waiting[at[WAITING_HEAD]] = request
+        else:
+            r.waiting[at[WAITING_TAIL]] = request
+            at[WAITING_TAIL] += 1
+        return
+    r.waiting[at[WAITING_TAIL]] = request
+    at[WAITING_TAIL] += 1
+    if r.limits.ordering == FAIR:
+        tenant = r.requests[request].tenant
+        lift(r, tenant)
+        r.tenants[tenant].queued += 1
     else:
-        r.waiting[at[WAITING_TAIL]] = request
-        at[WAITING_TAIL] += 1
+        _sift_up(r, at[WAITING_TAIL] - 1)
 
 
 @inlined
 def _drop_head(r: Replica) -> None:
     at = r.at
-    if r.limits.priority_policy:
-        at[WAITING_TAIL] -= 1
-        r.waiting[0] = r.waiting[at[WAITING_TAIL]]
-        _sift_down(r, at[WAITING_TAIL])
-    else:
+    if r.limits.ordering == FCFS:
         at[WAITING_HEAD] += 1
+        return
+    at[WAITING_TAIL] -= 1
+    r.waiting[0] = r.waiting[at[WAITING_TAIL]]
+    if r.limits.ordering != FAIR:
+        _sift_down(r, at[WAITING_TAIL])
+
+
+@inlined
+def _waits(r: Replica, request: int) -> bool:
+    """Whether an entry of the queue still waits: those that ended meanwhile are left in it until they are met."""
+    status = r.progress[request].status
+    return status in (WAITING, PREEMPTED)
+
+
+@inlined
+def _bring_most_urgent_to_front(r: Replica) -> None:
+    best = 0
+    for i in range(1, r.at[WAITING_TAIL]):
+        if _waits(r, r.waiting[i]) and (
+            not _waits(r, r.waiting[best]) or more_urgent(r, r.waiting[i], r.waiting[best])
+        ):
+            best = i
+    r.waiting[0], r.waiting[best] = r.waiting[best], r.waiting[0]
 
 
 @inlined
 def head(r: Replica) -> int:
-    """The next request to admit; there must be one. Those that ended while they waited are passed over."""
+    """The next request to admit; there must be one."""
+    if r.limits.ordering == FAIR:
+        _bring_most_urgent_to_front(r)
     while True:
-        request = r.waiting[0] if r.limits.priority_policy else r.waiting[r.at[WAITING_HEAD]]
-        status = r.progress[request].status
-        if status in (WAITING, PREEMPTED):
+        request = r.waiting[r.at[WAITING_HEAD]] if r.limits.ordering == FCFS else r.waiting[0]
+        if _waits(r, request):
             return int(request)
         _drop_head(r)
 
@@ -82,5 +105,15 @@ def head(r: Replica) -> int:
 @inlined
 def dequeue(r: Replica) -> None:
     """Take the head, as `head` gave it, out of the queue."""
+    if r.limits.ordering == FAIR:
+        r.tenants[r.requests[r.waiting[0]].tenant].queued -= 1
     _drop_head(r)
+    r.at[WAITING_COUNT] -= 1
+
+
+@inlined
+def leave_queue(r: Replica, request: int) -> None:
+    """Count out a request that ends while it waits; its entry is passed over when it is met."""
+    if r.limits.ordering == FAIR:
+        r.tenants[r.requests[request].tenant].queued -= 1
     r.at[WAITING_COUNT] -= 1

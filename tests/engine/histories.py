@@ -45,7 +45,8 @@ def random_history(seed: int, caching: bool | None = None) -> History:
         lone_request_uncapped=bool(rng.random() < 0.5),
         chunked_prefill=chunked,
         prefix_caching=with_cache,
-        priority_policy=bool(rng.random() < 0.4),
+        ordering=int(rng.choice([0, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6])),
+        preemptive=bool(rng.random() < 0.3),
         watermark_blocks=int(rng.choice([0, 0, 1, 3])),
         reserve_full_isl=bool(rng.random() < 0.7),
         uncached_free_to_front=bool(rng.random() < 0.7),
@@ -70,7 +71,9 @@ def _requests(rng: np.random.Generator, limits: Limits, n: int) -> tuple[Records
         document, blocks = int(rng.integers(0, 3)), prompt // limits.block_size
         shared = int(rng.integers(0, blocks + 1))
         ids = [document * 1000 + k if k < shared else 10_000 + i * 1000 + k for k in range(blocks)]
-        requests[i] = (arrivals[i], prompt, output, asked, int(rng.integers(0, 3)), len(content_ids), len(ids))
+        believed, tenant, deadline = int(rng.integers(1, 60)), int(rng.integers(0, 3)), int(rng.integers(0, 10**6))
+        asks = (arrivals[i], prompt, output, asked, int(rng.integers(0, 3)), believed, tenant, deadline)
+        requests[i] = (*asks, len(content_ids), len(ids))
         content_ids += ids
     return requests, np.array(content_ids, dtype=np.int64)
 

@@ -7,11 +7,14 @@ from simkit.engine.replica import new_replica
 from simkit.engine.state import (
     ABORT,
     ADMITTED,
+    FCFS,
     FINISHED,
     FREE_BLOCKS,
+    NEVER,
     NEXT_ARRIVAL,
     NOW,
     PREEMPTED_NOW,
+    PRIORITY,
     REQUEST,
     ROWS,
     RUNNING_COUNT,
@@ -32,7 +35,8 @@ LIMITS = Limits(
     lone_request_uncapped=True,
     chunked_prefill=True,
     prefix_caching=False,
-    priority_policy=False,
+    ordering=FCFS,
+    preemptive=False,
     watermark_blocks=0,
     reserve_full_isl=True,
     uncached_free_to_front=True,
@@ -47,7 +51,7 @@ def steps(limits: Limits, requests: list[tuple[int, int, int, int]], blocks: int
     """The batches that requests (arrival step, prompt, output, priority) give; a step lasts 10 ns."""
     rows = records(len(requests), REQUEST)
     for i, (arrival, prompt, output, priority) in enumerate(requests):
-        rows[i] = (10 * arrival, prompt, output, output, priority, 0, 0)
+        rows[i] = (10 * arrival, prompt, output, output, priority, output, 0, NEVER, 0, 0)
     r = new_replica(limits, rows, np.zeros(0, dtype=np.int64), records(0, ABORT), blocks + 1)
     tables = constant_tables(limits.max_num_batched_tokens, limits.max_running, step_ns=10.0)
     found: list[Step] = []
@@ -105,7 +109,7 @@ def test_preemption_takes_the_latest_and_recomputes_it_whole() -> None:
 
 
 def test_priority_admits_and_preempts_by_urgency() -> None:
-    limits = LIMITS._replace(priority_policy=True, max_running=1)
+    limits = LIMITS._replace(ordering=PRIORITY, max_running=1)
     found, _ = steps(limits, [(0, 3, 2, 1), (1, 3, 1, 2), (1, 3, 1, 0)], blocks=100)
     admitted = [request for step in found for request, _, before in step if before == 0]
     assert admitted == [0, 2, 1]
@@ -113,7 +117,7 @@ def test_priority_admits_and_preempts_by_urgency() -> None:
 
 def test_asynchronous_scheduling_plans_one_step_ahead() -> None:
     rows = records(1, REQUEST)
-    rows[0] = (0, 4, 2, 2, 0, 0, 0)
+    rows[0] = (0, 4, 2, 2, 0, 2, 0, NEVER, 0, 0)
     limits = LIMITS._replace(pipeline_depth=2)
     r = new_replica(limits, rows, np.zeros(0, dtype=np.int64), records(0, ABORT), 20)
     tables = constant_tables(16, 3, step_ns=10.0)._replace(host_ns=np.full(4, 3.0))

@@ -16,7 +16,7 @@ from simkit.metrics.summary import goodput, statistics, summarize
 from simkit.models.steptables import constant_tables
 from simkit.workloads.workload import Workload
 
-LIMITS = Limits(64, 4, 256, 16, 0, False, True, True, False, False, 0, True, True, 1, 1)
+LIMITS = Limits(64, 4, 256, 16, 0, False, True, True, False, 0, False, 0, True, True, 1, 1)
 
 
 def run(arrival_us: list[int], prompts: list[int], outputs: list[int]) -> RunResult:

@@ -23,7 +23,7 @@ def h100() -> ReplicaSpec:
 
 def one_at_a_time(spec: ReplicaSpec) -> tuple[ReplicaSpec, Workload]:
     """A server of one second a request, and Poisson arrivals."""
-    limits = Limits(1000, 1, 1002, 16, 0, False, True, True, False, False, 0, True, True, 1, 1)
+    limits = Limits(1000, 1, 1002, 16, 0, False, True, True, False, 0, False, 0, True, True, 1, 1)
     single = replace(spec, limits=limits, tables=constant_tables(1000, 1, token_ns=1e6), num_blocks=100)
     n = 30_000
     arrivals = np.cumsum(np.random.default_rng(3).exponential(1e6, n)).astype(np.int64)

@@ -1,0 +1,177 @@
+"""What a discipline can do in a step: give tokens, take blocks, admit, preempt. Rules are vLLM's."""
+
+from simkit.compiled import inlined
+from simkit.engine.blocks import hold_cached, hold_new, release, take_slot
+from simkit.engine.ordering import more_urgent, serve_input, urgency
+from simkit.engine.prefix import block_key, cached_block, register_full_blocks
+from simkit.engine.state import (
+    ADMITTED,
+    FAIR,
+    FCFS,
+    FREE_BLOCKS,
+    I32,
+    IN_FLIGHT,
+    OLDEST,
+    PREEMPTED,
+    PREEMPTED_NOW,
+    RUNNING,
+    RUNNING_COUNT,
+    WAITING,
+    WAITING_COUNT,
+    Replica,
+)
+from simkit.engine.waiting import dequeue, enqueue, head
+
+
+@inlined
+def open_batch(r: Replica) -> int:
+    """Begin a step: an empty batch in the next row of the ring, which is returned."""
+    row = int((r.at[OLDEST] + r.at[IN_FLIGHT]) % 2)
+    r.batches[row].length = 0
+    r.at[ADMITTED] = 0
+    r.at[PREEMPTED_NOW] = 0
+    if r.limits.preemptive:
+        _make_room_for_urgent(r, row)
+    return row
+
+
+@inlined
+def _make_room_for_urgent(r: Replica, row: int) -> None:
+    """Where all places are taken, the least urgent running request leaves for a waiting one that is more urgent."""
+    if r.at[WAITING_COUNT] > 0 and r.at[RUNNING_COUNT] == r.limits.max_running:
+        victim = choose_victim(r)
+        if urgency(r, head(r)) < urgency(r, victim):
+            preempt(r, row, victim)
+
+
+@inlined
+def seal_batch(r: Replica, row: int) -> None:
+    """End a step's planning: its tokens count as computed from here on; who has nothing left that is known samples."""
+    progress = r.progress
+    for k in range(r.batches[row].length):
+        request = r.entries[row, k].request
+        computed = progress[request].computed + r.entries[row, k].tokens
+        progress[request].computed = computed
+        samples = computed == progress[request].known + progress[request].placeholders
+        r.entries[row, k].samples = samples
+        if samples and r.limits.pipeline_depth > 1:
+            progress[request].placeholders += 1
+
+
+@inlined
+def give(r: Replica, row: int, request: int, tokens: int, before: int) -> None:
+    """Put a request in the batch: `tokens` new tokens after `before` computed ones; it has the blocks for them."""
+    k = r.batches[row].length
+    r.entries[row, k].request = request
+    r.entries[row, k].tokens = tokens
+    r.entries[row, k].before = before
+    r.batches[row].length = k + 1
+
+
+@inlined
+def grow(r: Replica, request: int, tokens: int) -> bool:
+    """Get a running request the blocks it needs for `tokens` tokens; False, and nothing done, if they are not there."""
+    size = r.limits.block_size
+    held = r.progress[request].held
+    if tokens > held * size:
+        new = (min(tokens, r.limits.max_model_len) + size - 1) // size - held
+        if new > r.pool.counts[FREE_BLOCKS]:
+            return False
+        hold_new(r.pool, r.progress, request, new)
+    if r.limits.prefix_caching:
+        # registered before it is executed, so that later requests of this very step hit (vLLM allocate_slots)
+        register_full_blocks(r, request, min(tokens, r.progress[request].known))
+    return True
+
+
+@inlined
+def fits(r: Replica, request: int, tokens: int, hits: int, idle: int) -> bool:
+    """Whether a waiting request may start on `tokens` tokens, `hits` blocks of them cached, `idle` of those free."""
+    limits = r.limits
+    size = limits.block_size
+    if limits.reserve_full_isl:
+        # the whole known sequence must fit now, though only the first chunk's blocks are taken
+        tokens = r.progress[request].known
+    blocks = (min(tokens, limits.max_model_len) + size - 1) // size
+    # the watermark does not bind an idle engine, which could otherwise admit nobody
+    watermark = limits.watermark_blocks if r.at[RUNNING_COUNT] > 0 else 0
+    return bool(blocks - hits + idle + watermark <= r.pool.counts[FREE_BLOCKS])
+
+
+@inlined
+def admit(r: Replica, request: int, hits: int, tokens: int) -> None:
+    """Move the head of the queue to the end of `running` with its cached blocks and new ones up to `tokens` tokens."""
+    progress = r.progress
+    dequeue(r)
+    take_slot(r.pool, progress, request)
+    for index in range(hits):
+        hold_cached(r.pool, progress, request, cached_block(r.pool, block_key(r, request, index)))
+    progress[request].hashed = hits
+    progress[request].computed = hits * r.limits.block_size
+    grow(r, request, tokens)
+    if progress[request].status == WAITING:
+        progress[request].hit = progress[request].computed
+        if r.limits.ordering == FAIR:
+            serve_input(r, request)
+    progress[request].status = RUNNING
+    r.running[r.at[RUNNING_COUNT]] = request
+    r.at[RUNNING_COUNT] += 1
+    r.record.admitted[r.at[ADMITTED]] = request
+    r.at[ADMITTED] += 1
+
+
+@inlined
+def choose_victim(r: Replica) -> int:
+    """Whom to preempt: the latest admitted, or the least urgent of all running."""
+    victim = int(r.running[r.at[RUNNING_COUNT] - 1])
+    if r.limits.ordering != FCFS:
+        for i in range(r.at[RUNNING_COUNT]):
+            if more_urgent(r, victim, r.running[i]):
+                victim = int(r.running[i])
+    return victim
+
+
+@inlined
+def preempt(r: Replica, row: int, victim: int) -> tuple[int, bool]:
+    """Take a running request's blocks; it will compute everything again, outputs included, and keeps its outputs.
+
+    Returns the tokens it gives back to this step's budget, and whether it was in the batch already.
+    """
+    r.at[RUNNING_COUNT] -= 1
+    _close_up(r.running, r.at[RUNNING_COUNT], victim)
+    refund, in_batch = _remove_from_batch(r, row, victim)
+    release(r.limits, r.pool, r.progress, victim)
+    r.progress[victim].status = PREEMPTED
+    r.progress[victim].preemptions += 1
+    r.ledger[victim].redo_until = max(r.ledger[victim].redo_until, r.progress[victim].computed)
+    r.progress[victim].computed = 0
+    r.progress[victim].placeholders = 0
+    enqueue(r, victim, True)
+    r.record.victims[r.at[PREEMPTED_NOW]] = victim
+    r.at[PREEMPTED_NOW] += 1
+    return refund, in_batch
+
+
+@inlined
+def _close_up(requests: I32, last: int, request: int) -> None:
+    """Remove one entry, which is there, from the first `last` + 1 and keep the others' order."""
+    i = last
+    moving = requests[i]
+    while moving != request:
+        i -= 1
+        moving, requests[i] = requests[i], moving
+
+
+@inlined
+def _remove_from_batch(r: Replica, row: int, request: int) -> tuple[int, bool]:
+    """Take a request back out of the batch under construction; returns its tokens and whether it was there."""
+    for k in range(r.batches[row].length):
+        if r.entries[row, k].request == request:
+            refund = int(r.entries[row, k].tokens)
+            r.batches[row].length -= 1
+            for j in range(k, r.batches[row].length):
+                r.entries[row, j].request = r.entries[row, j + 1].request
+                r.entries[row, j].tokens = r.entries[row, j + 1].tokens
+                r.entries[row, j].before = r.entries[row, j + 1].before
+            return refund, True
+    return 0, False
