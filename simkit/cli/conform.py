@@ -1,23 +1,28 @@
 """`simkit conform`: the scheduler against recorded schedules of the real engine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from simkit.cli import options
 from simkit.cli.console import emit_json
+from simkit.errors import InputError, suggestion
 
 
 def conform(
     files: Annotated[list[Path], typer.Argument(help="Recordings, vllm-golden-1, gzip'd JSON lines.")],
+    engine: Annotated[str | None, typer.Option(help="Rules of vllm-0.28 and the like; default those recorded.")] = None,
     json: options.Json = False,
 ) -> None:
     """Replay recorded schedules and compare every field of every step; exit code 1 if any differs."""
     from simkit.engine.recording import read_recording, replay
+    from simkit.engine.settings import EngineName
 
+    if engine is not None and engine not in get_args(EngineName):
+        raise InputError(f"--engine {engine}: unknown; {suggestion(engine, get_args(EngineName))}")
     recordings = [(path, read_recording(path)) for path in files]
-    differences = {str(path): replay(recording) for path, recording in recordings}
+    differences = {str(path): replay(recording, engine) for path, recording in recordings}
     failed = {path: difference for path, difference in differences.items() if difference is not None}
     passed = len(differences) - len(failed)
     if json:

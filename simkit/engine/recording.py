@@ -8,13 +8,14 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simkit.engine.loop import iterate
 from simkit.engine.replica import new_replica
+from simkit.engine.settings import EngineName, dialect_of
 from simkit.engine.state import (
     ABORT,
     ADMITTED,
@@ -54,6 +55,7 @@ class Recording:
     requests: list[Json]
     steps: list[Json]
     free_at_end: int
+    engine: str  # vllm-0.32 and the like: whose rules it was recorded with
 
 
 def read_recording(path: Path) -> Recording:
@@ -69,6 +71,7 @@ def read_recording(path: Path) -> Recording:
             requests=requests["requests"],
             steps=steps,
             free_at_end=last["free_end"],
+            engine=_engine(str(header.get("vllm", "0.32"))),
         )
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
@@ -76,8 +79,16 @@ def read_recording(path: Path) -> Recording:
         raise InputError(f"{path}: not a recorded schedule ({error}); see docs/conform.md for the format") from error
 
 
-def limits_of(config: Json) -> Limits:
-    """The recording's settings as the engine's."""
+def _engine(version: str) -> str:
+    """The engine whose rules version `0.MINOR.PATCH` of vLLM has: the latest known one that is not newer."""
+    minor = int(version.split(".")[1])
+    known = sorted(int(name.rsplit(".", 1)[1]) for name in get_args(EngineName))
+    return f"vllm-0.{max([first for first in known if first <= minor], default=known[0])}"
+
+
+def limits_of(config: Json, engine: str = "vllm-0.32") -> Limits:
+    """The recording's settings as the engine's, with the rules of an engine version."""
+    dialect = dialect_of(engine)
     number = cast(dict[str, int], config)
     active = number.get("max_num_active_seqs")
     return Limits(
@@ -87,26 +98,31 @@ def limits_of(config: Json) -> Limits:
         block_size=number["block_size"],
         long_prefill_token_threshold=number["long_prefill_token_threshold"],
         adaptive_long_prefill=bool(config["long_prefill_token_threshold_adaptive"]),
-        lone_request_uncapped=True,
+        lone_request_uncapped=dialect.lone_request_uncapped,
         chunked_prefill=bool(config["enable_chunked_prefill"]),
         prefix_caching=bool(config["enable_prefix_caching"]),
         ordering=PRIORITY if config["policy"] == "priority" else FCFS,
         preemptive=False,
         watermark_blocks=int(cast(float, config["watermark"]) * number["num_gpu_blocks"]),
         reserve_full_isl=bool(config["scheduler_reserve_full_isl"]),
-        uncached_free_to_front=True,
+        uncached_free_to_front=dialect.uncached_free_to_front,
         content_span=1,
         pipeline_depth=2 if config["async_scheduling"] else 1,
     )
 
 
-def replay(recording: Recording) -> str | None:
-    """The first difference between this engine's schedule and the recorded one, or None if every field is the same."""
+def replay(recording: Recording, engine: str | None = None) -> str | None:
+    """The first difference between this engine's schedule and the recorded one, or None if every field is the same.
+
+    `engine` names other rules than those of the version it was recorded with.
+    """
     rows = sorted(recording.requests, key=lambda q: (cast(int, q["arr"]), cast(int, q["id"])))
     ids = np.array([cast(int, q["id"]) for q in rows])
     requests, content_ids = _requests(rows, cast(int, recording.config["block_size"]))
     num_blocks = cast(int, recording.config["num_gpu_blocks"])
-    replica = new_replica(limits_of(recording.config), requests, content_ids, _aborts(rows), num_blocks)
+    replica = new_replica(
+        limits_of(recording.config, engine or recording.engine), requests, content_ids, _aborts(rows), num_blocks
+    )
     expected = iter(recording.steps)
     for step in _run(replica, ids, bool(recording.config["async_scheduling"])):
         wanted = next(expected, None)

@@ -41,6 +41,12 @@ ORDERINGS: dict[Policy, int] = {
 EngineName = Literal["vllm-0.16", "vllm-0.20", "vllm-0.24", "vllm-0.28", "vllm-0.30", "vllm-0.32"]
 
 
+def dialect_of(engine: str) -> Dialect:
+    """The rules of an engine version, `vllm-0.MINOR`."""
+    minor = int(engine.rsplit(".", 1)[1])
+    return _DIALECTS[max(first for first in _DIALECTS if first <= minor)]
+
+
 class EngineSettings(BaseModel):
     """How the engine is started; a field left out has the engine's own default."""
 
@@ -58,6 +64,7 @@ class EngineSettings(BaseModel):
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = Field(default=0, ge=0)
     long_prefill_token_threshold_adaptive: bool = False
+    discipline: str = Field(default="vllm-v1", description="what fills a step; vllm-v1 is the engine's own")
     policy: Policy = Field(default="fcfs", description="order of the queue; fcfs and priority are vLLM's own")
     preemptive: bool = Field(default=False, description="urgent requests take the places of running ones (not in vLLM)")
     async_scheduling: bool = True
@@ -67,8 +74,7 @@ class EngineSettings(BaseModel):
 
     def dialect(self) -> Dialect:
         """The rules of the engine version named; InputError for a setting that this version does not have."""
-        minor = int(self.engine.rsplit(".", 1)[1])
-        dialect = _DIALECTS[max(first for first in _DIALECTS if first <= minor)]
+        dialect = dialect_of(self.engine)
         if self.watermark and not dialect.has_watermark:
             raise InputError(f"deployment.engine.watermark={self.watermark}: {self.engine} has none; leave it at 0")
         if self.scheduler_reserve_full_isl and not dialect.has_reserve_full_isl:

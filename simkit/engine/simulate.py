@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from simkit.engine.loop import IDLE, advance
+from simkit.engine.discipline import engine
+from simkit.engine.loop import IDLE
 from simkit.engine.record import (
     BLOCKS_INTEGRAL,
     BUSY_TIME,
@@ -54,6 +55,7 @@ def simulate(
     tables: StepTables,
     num_blocks: int,
     on_progress: Callable[[int], None] | None = None,
+    discipline: str = "vllm-v1",
 ) -> RunResult:
     """Serve `workload` on one replica and return what happened.
 
@@ -67,6 +69,7 @@ def simulate(
     rows = np.flatnonzero(fits)
     requests, content_ids = load(workload, rows, limits)
     replica = new_replica(limits, requests, content_ids, records(0, ABORT), num_blocks)
+    advance = engine(discipline).advance
     complete = True
     try:
         while advance(replica, tables, NEVER, ITERATIONS_A_CALL) != IDLE:

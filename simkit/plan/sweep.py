@@ -30,7 +30,8 @@ def replay(
     """
     tables: StepTables = spec.tables if step_time_factor == 1.0 else scaled(spec.tables, step_time_factor)
     scaled_workload = workload if load == 1.0 else time_scale(workload, 1.0 / load)
-    result = simulate(scaled_workload, spec.limits, tables, spec.num_blocks, on_progress)
+    discipline = spec.deployment.engine.discipline
+    result = simulate(scaled_workload, spec.limits, tables, spec.num_blocks, on_progress, discipline)
     if not result.complete and not keep_partial:
         raise KeyboardInterrupt
     return result
