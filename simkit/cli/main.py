@@ -12,6 +12,7 @@ from simkit.cli.console import people
 from simkit.cli.known import devices, models
 from simkit.cli.plan import plan
 from simkit.cli.run import run
+from simkit.cli.serve import serve
 from simkit.cli.workload import app as workload
 from simkit.errors import InputError, PartialResultError, TargetNotMetError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(plan)
+app.command()(serve)
 app.command()(conform)
 app.command()(models)
 app.command()(devices)

@@ -71,7 +71,7 @@ def overrides(
     ]
     found = [(key, value) for key, value in given if value is not None]
     found += [_target(text) for text in slo or []]
-    found += [_setting(text) for text in settings or []]
+    found += [setting(text) for text in settings or []]
     return found
 
 
@@ -88,7 +88,7 @@ def _target(text: str) -> tuple[str, object]:
     return f"slo.{name.removesuffix('_s')}_s", limit
 
 
-def _setting(text: str) -> tuple[str, object]:
+def setting(text: str) -> tuple[str, object]:
     """`a.b=c` with c read as YAML."""
     import yaml
 

@@ -1,0 +1,78 @@
+"""What the device needs to run a planned batch: token ids, positions, cache slots and block tables."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from simkit.engine.state import I64, Replica
+
+
+class Decodes(NamedTuple):
+    """The n requests with one new token in the step."""
+
+    rows: I64  # [n] where their token stands in the step
+    blocks: I64  # [n, most blocks] their block tables, padded with block 0
+    context: I64  # [n] tokens to attend to, the new one included
+
+
+class Chunk(NamedTuple):
+    """One request with several new tokens: a prefill chunk, or the recomputation of one preempted."""
+
+    first: int  # where its tokens begin in the step
+    tokens: int
+    past: int  # tokens it computed before
+    blocks: I64  # [blocks] its block table, as far as these tokens reach
+
+
+class StepInputs(NamedTuple):
+    """A batch of t tokens, request after request."""
+
+    tokens: I64  # [t] ids
+    positions: I64  # [t] in their request
+    slots: I64  # [t] where their keys and values go: block * block_size + offset
+    decodes: Decodes
+    chunks: tuple[Chunk, ...]
+    sampled: I64  # rows, of [t], whose output becomes a token: the last of each request that samples
+
+
+def step_inputs(replica: Replica, row: int, known: Sequence[I64]) -> StepInputs:
+    """The inputs of the batch that `plan` put in `row`; `known[request]` holds its tokens, prompt and outputs."""
+    size = replica.limits.block_size
+    tokens, positions, slots, sampled, chunks = [], [], [], [], []
+    decodes: list[tuple[int, I64, int]] = []
+    first = 0
+    for request, new, before, samples in replica.entries[row, : int(replica.batches["length"][row])].tolist():
+        position = np.arange(before, before + new)
+        reach = -(-(before + new) // size)
+        blocks = replica.pool.table[replica.progress["slot"][request], :reach].astype(np.int64)
+        tokens.append(known[request][before : before + new])
+        positions.append(position)
+        slots.append(blocks[position // size] * size + position % size)
+        if new == 1:
+            decodes.append((first, blocks, before + 1))
+        else:
+            chunks.append(Chunk(first, new, before, blocks))
+        first += new
+        if samples:
+            sampled.append(first - 1)
+    return StepInputs(
+        tokens=np.concatenate(tokens),
+        positions=np.concatenate(positions),
+        slots=np.concatenate(slots),
+        decodes=_padded(decodes),
+        chunks=tuple(chunks),
+        sampled=np.array(sampled, dtype=np.int64),
+    )
+
+
+def _padded(decodes: list[tuple[int, I64, int]]) -> Decodes:
+    """Decodes side by side; a shorter block table is filled with block 0, whose tokens nobody attends to."""
+    blocks = np.zeros((len(decodes), max((len(b) for _, b, _ in decodes), default=0)), dtype=np.int64)
+    for i, (_, held, _) in enumerate(decodes):
+        blocks[i, : len(held)] = held
+    return Decodes(
+        rows=np.array([row for row, _, _ in decodes], dtype=np.int64),
+        blocks=blocks,
+        context=np.array([context for _, _, context in decodes], dtype=np.int64),
+    )

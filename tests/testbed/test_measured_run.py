@@ -1,0 +1,173 @@
+"""The measured loop's books and its log."""
+
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the testbed runs torch; install the extra gpu, or its CPU build")
+
+from simkit.engine.replica import new_replica
+from simkit.engine.simulate import load
+from simkit.engine.state import ABORT, Limits, records
+from simkit.engine.stepping import complete, plan
+from simkit.errors import InputError
+from simkit.metrics.result import WATERFALL, Status
+from simkit.testbed import serving
+from simkit.testbed.decoder import Decoder, random_decoder, run_step
+from simkit.testbed.inputs import StepInputs
+from simkit.testbed.measured_run import write_measured_run
+from simkit.testbed.paged_attention import KVCache
+from simkit.testbed.serving import MeasuredRun, serve_measured
+from simkit.testbed.wall_clock import Clock
+from simkit.workloads.workload import Workload
+
+MakeLimits = Callable[..., Limits]
+
+
+@pytest.fixture(scope="module")
+def spread() -> Workload:
+    """Twelve requests over a third of a second."""
+    rng = np.random.default_rng(1)
+    return Workload(
+        name="spread",
+        arrival_us=np.cumsum(rng.exponential(30_000, 12)).astype(np.int64),
+        prompt_tokens=rng.integers(1, 40, 12).astype(np.int32),
+        output_tokens=rng.integers(1, 20, 12).astype(np.int32),
+        request_id=tuple(f"r{i}" for i in range(12)),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(spread: Workload, decoder: Decoder, limits: MakeLimits) -> MeasuredRun:
+    """The twelve by this machine's clock."""
+    return serve_measured(spread, decoder, limits(40, tokens=32, requests=4), 40)
+
+
+def logged(run: MeasuredRun, path: Path) -> list[dict[str, object]]:
+    write_measured_run(run, path)
+    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+
+
+def test_wall_time_is_booked_to_the_nanosecond(run: MeasuredRun) -> None:
+    requests = run.result.requests
+    assert run.result.complete
+    assert (requests.status == Status.FINISHED).all()
+    assert np.array_equal(requests.generated_tokens, run.workload.output_tokens)
+    parts = sum(getattr(requests, part) for part in WATERFALL)
+    assert np.array_equal(parts, requests.finish_ns - requests.arrival_ns)
+    # a step begins after the one before has ended, and nobody is scheduled before having come
+    for step, after in zip(run.steps, run.steps[1:], strict=False):
+        assert step.schedule_start_ns <= step.schedule_end_ns < step.update_start_ns <= step.update_end_ns
+        assert step.update_end_ns <= after.schedule_start_ns
+        assert all(run.workload.arrival_us[row] * 1000 <= step.schedule_start_ns for row, _, _ in step.batch)
+    assert run.result.busy_ns == sum(step.update_start_ns - step.schedule_end_ns for step in run.steps)
+
+
+def test_every_token_is_delivered_when_its_step_ended(run: MeasuredRun) -> None:
+    for row, times in enumerate(run.token_ns):
+        ends = [step.update_end_ns for step in run.steps if any(entry[0] == row for entry in step.batch)]
+        # steps of a prompt's first chunks deliver nothing
+        assert times.tolist() == ends[len(ends) - int(run.workload.output_tokens[row]) :]
+        assert len(run.outputs[row]) == len(times)
+
+
+def test_log_replayed_through_the_engine_is_the_same_steps(run: MeasuredRun) -> None:
+    """The decisions hang on times alone: given the log's, the compiled engine plans the same batches."""
+    requests, content = load(run.workload, np.arange(len(run.workload)), run.limits)
+    again = new_replica(run.limits, requests, content, records(0, ABORT), run.num_blocks)
+    for step in run.steps:
+        row = plan(again, step.schedule_start_ns)
+        batch = again.entries[row, : int(again.batches["length"][row])].tolist()
+        assert tuple((request, new, before) for request, new, before, _ in batch) == step.batch
+        complete(
+            again,
+            row,
+            step.schedule_end_ns - step.schedule_start_ns,
+            step.update_start_ns - step.schedule_end_ns,
+        )
+        assert (again.batches["waiting"][row], again.batches["free"][row]) == (step.waiting, step.free_blocks)
+    assert np.array_equal(again.ledger["finish"], run.result.requests.finish_ns)
+
+
+def test_log_is_of_the_published_format(run: MeasuredRun, shared: Path, tmp_path: Path) -> None:
+    """Line by line the fields of the recordings of vLLM, which other readers are written for."""
+    with gzip.open(shared / "fidelity/vllm_cpu/run0.jsonl.gz", "rt") as file:
+        theirs = [json.loads(line) for line in file]
+    ours = logged(run, tmp_path / "run.jsonl.gz")
+    for kind in ("request", "step"):
+        fields = {frozenset(line) for line in ours if line["kind"] == kind}
+        assert fields == {frozenset(line) for line in theirs if line["kind"] == kind}
+    assert theirs[0].keys() - ours[0].keys() == {"load_average"}
+    assert ours[0]["format"] == theirs[0]["format"]
+    assert [line["kind"] for line in ours] == ["header"] + ["request"] * 12 + ["step"] * len(run.steps)
+
+
+def test_log_keeps_what_happened(run: MeasuredRun, tmp_path: Path) -> None:
+    _, *rest = logged(run, tmp_path / "run.jsonl.gz")
+    for line in rest[:12]:
+        row = int(str(line["id"]).removeprefix("r"))
+        assert line["arrival"] * 1e6 == pytest.approx(run.workload.arrival_us[row])
+        assert np.allclose(np.array(line["token_times"]) * 1e9, run.token_ns[row], atol=0.5)
+        assert line["end"] == line["token_times"][-1]
+    tokens = sum(new for line in rest[12:] for _, new, _ in line["batch"])
+    # the last token of an answer is never computed
+    assert tokens == (run.workload.prompt_tokens + run.workload.output_tokens - 1).sum()
+
+
+def test_a_step_that_fails_ends_the_run_and_keeps_the_log(
+    spread: Workload,
+    decoder: Decoder,
+    limits: MakeLimits,
+    tick_clock: type[Clock],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = 0
+
+    def fails(decoder: Decoder, cache: KVCache, step: StepInputs) -> np.ndarray:
+        nonlocal steps
+        steps += 1
+        if steps == 20:
+            raise RuntimeError("out of memory:\ntried to allocate 2 GiB")
+        return run_step(decoder, cache, step)
+
+    monkeypatch.setattr(serving, "run_step", fails)
+    run = serve_measured(spread, decoder, limits(), 200, clock=tick_clock())
+    # two steps warm up
+    assert run.failure == "step 18: out of memory: tried to allocate 2 GiB"
+    assert len(run.steps) == 17
+    assert not run.result.complete
+    header, *lines = logged(run, tmp_path / "run.jsonl.gz")
+    assert header["failure"] == run.failure
+    assert sum(line["kind"] == "step" for line in lines) == 17
+
+
+def test_too_long_a_request_is_rejected(
+    spread: Workload, decoder: Decoder, limits: MakeLimits, tick_clock: type[Clock]
+) -> None:
+    long = replace(spread, output_tokens=np.where(np.arange(12) == 3, 64, spread.output_tokens).astype(np.int32))
+    run = serve_measured(long, decoder, limits(), 200, clock=tick_clock())
+    assert np.flatnonzero(run.result.requests.status == Status.REJECTED).tolist() == [3]
+    assert [len(output) for output in run.outputs] == [0 if i == 3 else n for i, n in enumerate(long.output_tokens)]
+
+
+def test_bad_input_is_one_clear_line(
+    spread: Workload, decoder: Decoder, limits: MakeLimits, run: MeasuredRun, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="async_scheduling=true"):
+        serve_measured(spread, decoder, limits(async_scheduling=True), 200)
+    with pytest.raises(InputError, match="prompts: 1 given"):
+        serve_measured(spread, decoder, limits(), 200, prompts=[np.zeros(3, dtype=np.int64)])
+    with pytest.raises(InputError, match="outside 0 to 498"):
+        serve_measured(
+            spread, decoder, limits(), 200, prompts=[np.full(n, 499, dtype=np.int64) for n in spread.prompt_tokens]
+        )
+    with pytest.raises(InputError, match="did you mean 'float32'"):
+        random_decoder(decoder.shape, dtype="float23")
+    with pytest.raises(InputError, match=r"nowhere/run\.jsonl: no such file"):
+        write_measured_run(run, tmp_path / "nowhere/run.jsonl")
