@@ -45,8 +45,8 @@ from simkit.models.steptables import constant_tables
 Json = dict[str, object]
 EOS_TOKEN = 2  # of the recordings
 # what is compared of a step, in the order in which an engine decides it
-FIELDS = ("t", "req", "n", "c0", "new", "res", "pre", "free0", "run0", "wait0", "cached")
-FIELDS += ("fin", "gen", "free1", "run1", "upd_t")
+PLANNED = ("t", "req", "n", "c0", "new", "res", "pre", "free0", "run0", "wait0", "cached")
+FIELDS = (*PLANNED, "fin", "gen", "free1", "run1", "upd_t")
 
 
 @dataclass(frozen=True)
