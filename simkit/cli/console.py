@@ -44,3 +44,13 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=people, transient=True, disable=not people.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def waiting_for(what: str) -> Iterator[None]:
+    """A spinner on a terminal's stderr for work whose length is not known; silent elsewhere."""
+    if not people.is_terminal:
+        yield
+        return
+    with people.status(what):
+        yield

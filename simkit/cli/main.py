@@ -6,6 +6,7 @@ import sys
 import typer
 
 from simkit import __version__
+from simkit.cli.bench import bench
 from simkit.cli.calibrate import app as calibrate
 from simkit.cli.conform import conform
 from simkit.cli.console import people
@@ -28,6 +29,7 @@ app.command()(run)
 app.command()(plan)
 app.command()(serve)
 app.command()(conform)
+app.command()(bench)
 app.command()(models)
 app.command()(devices)
 app.add_typer(calibrate, name="calibrate")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simkit.cli import options
-from simkit.cli.console import emit_json, people, progress, to_json
+from simkit.cli.console import emit_json, people, progress, to_json, waiting_for
 from simkit.errors import InputError, PartialResultError, TargetNotMetError
 
 if TYPE_CHECKING:
@@ -84,9 +84,13 @@ def plan(
 def _search(config: "Config", spec: "ReplicaSpec", seeds: int) -> "tuple[list[Workload], dict[float, list[Capacity]]]":
     """The workloads drawn, and per step-time factor the answer for each of them."""
     from simkit.cli.config import load_workload
+    from simkit.engine.warm_up import warm_up
     from simkit.plan.capacity import find_capacity
 
-    workloads = [load_workload(config.workload, config.seed + i) for i in range(seeds)]
+    with waiting_for("reading the workload"):
+        workloads = [load_workload(config.workload, config.seed + i) for i in range(seeds)]
+    with waiting_for("compiling the engine, which is kept for later runs"):
+        warm_up(spec.deployment.engine.discipline)
     answers: dict[float, list[Capacity]] = {}
     with progress("replays", len(STEP_TIME_FACTORS) * seeds * TYPICAL_PROBES) as on_progress:
         counted = _counter(on_progress)

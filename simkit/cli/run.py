@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simkit.cli import options
-from simkit.cli.console import emit_json, people, progress, to_json
+from simkit.cli.console import emit_json, people, progress, to_json, waiting_for
 from simkit.errors import PartialResultError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def run(
     Writes a result directory with report.html, summary.json, requests.csv.gz and trace.json.gz.
     """
     from simkit.cli.config import load_workload, read_config, resolve_replica
+    from simkit.engine.warm_up import warm_up
     from simkit.plan.sweep import replay
     from simkit.report.directory import prepare
 
@@ -59,7 +60,10 @@ def run(
     if folder is not None:
         prepare(folder)
     spec = resolve_replica(resolved)
-    workload = load_workload(resolved.workload, resolved.seed)
+    with waiting_for("reading the workload"):
+        workload = load_workload(resolved.workload, resolved.seed)
+    with waiting_for("compiling the engine, which is kept for later runs"):
+        warm_up(spec.deployment.engine.discipline)
     with progress("requests", len(workload)) as on_progress:
         result = replay(spec, workload, on_progress=on_progress, keep_partial=True)
     summary = full_summary(resolved, spec, workload, result)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simkit.cli import options
-from simkit.cli.console import answers, emit_json, people
+from simkit.cli.console import answers, emit_json, people, waiting_for
 
 if TYPE_CHECKING:
     from simkit.workloads.describe import Description, LengthSummary
@@ -110,15 +110,16 @@ def _read(
     if (arrivals is None) != (rate is None):
         raise InputError("--arrivals and --rate go together here: --arrivals poisson --rate 1")
     times = None if arrivals is None or rate is None else arrival_spec(arrivals, rate, cv)
-    workload = read_workload(
-        path,
-        trace_format,
-        sort=sort,
-        skip_bad_rows=skip_bad_rows,
-        spread_ticks=spread_ticks,
-        arrivals=times,
-        seed=seed,
-    )
+    with waiting_for(f"reading {path.name}"):
+        workload = read_workload(
+            path,
+            trace_format,
+            sort=sort,
+            skip_bad_rows=skip_bad_rows,
+            spread_ticks=spread_ticks,
+            arrivals=times,
+            seed=seed,
+        )
     for note in workload.notes:
         people.print(f"note: {note}", markup=False)
     for reason, rows in workload.dropped_rows.items():
@@ -129,7 +130,8 @@ def _read(
 def _write(workload: "Workload", target: Path, to: str) -> None:
     from simkit.workloads.write import write_workload
 
-    lost = write_workload(workload, target, to)
+    with waiting_for(f"writing {target.name}"):
+        lost = write_workload(workload, target, to)
     if lost:
         people.print(f"{to} cannot hold: {', '.join(lost)}", markup=False)
     people.print(f"{target}: {len(workload):,} requests", markup=False)

@@ -12,14 +12,15 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def simkit() -> Run:
-    """Runs `simkit ARGUMENTS` and returns what it printed and how it ended."""
+def simkit(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs `simkit ARGUMENTS`, in a folder of its own, and returns what it printed and how it ended."""
+    folder = tmp_path_factory.mktemp("cwd")
 
     def run(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-c", "from simkit.cli.main import entry; entry()", *map(str, arguments)]
         # errors are one line however narrow the terminal
         environment = {**os.environ, "COLUMNS": "40"}
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd or folder, env=environment, timeout=300)
 
     return run
 
