@@ -26,7 +26,7 @@ def bench(
             on_progress(len(speeds))
         speeds.append(uncompiled_speed())
     if json:
-        emit_json({"cases": [asdict(speed) for speed in speeds]})
+        emit_json([asdict(speed) for speed in speeds])
         return
     from rich.table import Table
 

@@ -29,7 +29,7 @@ class Deployment(BaseModel):
     device: str = Field(description="a name from `simkit devices`, or a path of a YAML file")
     layout: Layout = Field(default_factory=Layout)
     weights: str | None = Field(default=None, description="precision of the linear layers; default as published")
-    kv: str = Field("bf16", description="precision of the KV cache")
+    kv: str = Field(default="bf16", description="precision of the KV cache")
     engine: EngineSettings = Field(default_factory=EngineSettings)
 
 
