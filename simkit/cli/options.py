@@ -26,6 +26,7 @@ Profile = Annotated[Path | None, typer.Option(help="Step times from `simkit cali
 Slo = Annotated[list[str] | None, typer.Option("--slo", help="Target in seconds, ttft_p99=0.5; repeat for more.")]
 Seed = Annotated[int | None, typer.Option(help="Of everything random.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any other key, deployment.engine.block_size=32.")]
+Rows = Annotated[str, typer.Option(help="Per-request rows of the result: csv, parquet or off.")]
 Out = Annotated[Path | None, typer.Option(help="The result directory; with --json nothing is written unless given.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 

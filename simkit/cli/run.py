@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from simkit.cli.config import Config
     from simkit.engine.deployment import ReplicaSpec
     from simkit.metrics.result import RunResult
+    from simkit.report.directory import Rows
     from simkit.workloads.workload import Workload
 
 DEFAULT_OUT = Path("simkit-result")
 LOADS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5)
 STEP_TIME_FACTORS = (0.9, 1.1)
-SWEEP_REQUESTS = 50_000  # of a longer workload the curve replays so many: enough for its p99
+SWEEP_REQUESTS = 20_000  # of a longer workload the curve replays so many: 200 of them lie beyond its p99
 
 
 def run(
@@ -40,6 +41,7 @@ def run(
     seed: options.Seed = None,
     settings: options.Set = None,
     out: options.Out = None,
+    rows: options.Rows = "csv",
     json: options.Json = False,
 ) -> None:
     """Serve a workload on one replica: latencies, throughput, memory, and which side of the knee it is on.
@@ -49,13 +51,14 @@ def run(
     from simkit.cli.config import load_workload, read_config, resolve_replica
     from simkit.engine.warm_up import warm_up
     from simkit.plan.sweep import replay
-    from simkit.report.directory import prepare
+    from simkit.report.directory import check_rows, prepare
 
     wanted = options.overrides(
         model, device, tp, trace, trace_format, preset, generate, arrivals, cv, requests, rate,
         sort, skip_bad_rows, spread_ticks, profile, slo, seed, settings,
     )  # fmt: skip
     resolved = read_config(config, wanted)
+    form = check_rows(rows)
     folder = out if out is not None or json else DEFAULT_OUT
     if folder is not None:
         prepare(folder)
@@ -69,7 +72,7 @@ def run(
     summary = full_summary(resolved, spec, workload, result)
     whole = result.complete
     if folder is not None:
-        whole = _write(folder, resolved, spec, workload, result, summary) and whole
+        whole = _write(folder, resolved, spec, workload, result, summary, form) and whole
     if json:
         emit_json(summary)
     else:
@@ -114,6 +117,7 @@ def _write(
     workload: "Workload",
     result: "RunResult",
     summary: dict[str, object],
+    rows: "Rows",
 ) -> bool:
     """The result directory, with the same workload at other loads and step times beside the run itself.
 
@@ -153,7 +157,7 @@ def _write(
         slo=config.slo,
     )
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    write_result(folder, data, to_json(summary), text)
+    write_result(folder, data, to_json(summary), text, rows)
     return len(curve) + len(sensitivity) in (0, len(LOADS) + len(STEP_TIME_FACTORS))
 
 
