@@ -1,4 +1,4 @@
-"""The house's own rules: imports run downward, torch and triton stay in their rooms, the doors lead where they should."""
+"""The rules of the house: imports run downward, torch and triton stay in their rooms, doors lead where they should."""
 
 import ast
 import subprocess
