@@ -13,6 +13,7 @@ from simkit.cli.console import people
 from simkit.cli.known import devices, models
 from simkit.cli.plan import plan
 from simkit.cli.run import run
+from simkit.cli.selftest import selftest
 from simkit.cli.serve import serve
 from simkit.cli.workload import app as workload
 from simkit.errors import InputError, PartialResultError, TargetNotMetError
@@ -29,6 +30,7 @@ app.command()(run)
 app.command()(plan)
 app.command()(serve)
 app.command()(conform)
+app.command()(selftest)
 app.command()(bench)
 app.command()(models)
 app.command()(devices)

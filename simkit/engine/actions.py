@@ -6,6 +6,7 @@ from simkit.engine.ordering import more_urgent, serve_input, urgency
 from simkit.engine.prefix import block_key, cached_block, register_full_blocks
 from simkit.engine.state import (
     ADMITTED,
+    COPIED_BLOCKS,
     FAIR,
     FCFS,
     FREE_BLOCKS,
@@ -30,6 +31,7 @@ def open_batch(r: Replica) -> int:
     r.batches[row].length = 0
     r.at[ADMITTED] = 0
     r.at[PREEMPTED_NOW] = 0
+    r.at[COPIED_BLOCKS] = 0
     if r.limits.preemptive:
         _make_room_for_urgent(r, row)
     return row
@@ -87,11 +89,17 @@ def grow(r: Replica, request: int, tokens: int) -> bool:
 @inlined
 def fits(r: Replica, request: int, tokens: int, hits: int, idle: int) -> bool:
     """Whether a waiting request may start on `tokens` tokens, `hits` blocks of them cached, `idle` of those free."""
-    limits = r.limits
-    size = limits.block_size
-    if limits.reserve_full_isl:
+    if r.limits.reserve_full_isl:
         # the whole known sequence must fit now, though only the first chunk's blocks are taken
         tokens = r.progress[request].known
+    return has_room(r, tokens, hits, idle)
+
+
+@inlined
+def has_room(r: Replica, tokens: int, hits: int, idle: int) -> bool:
+    """Whether blocks for `tokens` tokens are free above the watermark, `hits` being cached, `idle` of those free."""
+    limits = r.limits
+    size = limits.block_size
     blocks = (min(tokens, limits.max_model_len) + size - 1) // size
     # the watermark does not bind an idle engine, which could otherwise admit nobody
     watermark = limits.watermark_blocks if r.at[RUNNING_COUNT] > 0 else 0
@@ -113,11 +121,32 @@ def admit(r: Replica, request: int, hits: int, tokens: int) -> None:
         progress[request].hit = progress[request].computed
         if r.limits.ordering == FAIR:
             serve_input(r, request)
-    progress[request].status = RUNNING
+    _enter_running(r, request)
+
+
+@inlined
+def _enter_running(r: Replica, request: int) -> None:
+    r.progress[request].status = RUNNING
     r.running[r.at[RUNNING_COUNT]] = request
     r.at[RUNNING_COUNT] += 1
     r.record.admitted[r.at[ADMITTED]] = request
     r.at[ADMITTED] += 1
+
+
+@inlined
+def run_again(r: Replica, request: int) -> None:
+    """Put a request that was swapped out, and has left the queue, at the end of `running`, as yet without blocks."""
+    take_slot(r.pool, r.progress, request)
+    _enter_running(r, request)
+
+
+@inlined
+def reserve(r: Replica, request: int, tokens: int) -> None:
+    """Take the blocks of a request up to `tokens` tokens, which must be free, long before they are filled."""
+    size = r.limits.block_size
+    missing = (min(tokens, r.limits.max_model_len) + size - 1) // size - r.progress[request].held
+    if missing > 0:
+        hold_new(r.pool, r.progress, request, missing)
 
 
 @inlined
@@ -135,16 +164,20 @@ def choose_victim(r: Replica) -> int:
 def preempt(r: Replica, row: int, victim: int) -> tuple[int, bool]:
     """Take a running request's blocks; it will compute everything again, outputs included, and keeps its outputs.
 
+    With swapping, their content goes to the host, whose memory is not bounded here, and comes back (`swap_in`).
     Returns the tokens it gives back to this step's budget, and whether it was in the batch already.
     """
     r.at[RUNNING_COUNT] -= 1
     _close_up(r.running, r.at[RUNNING_COUNT], victim)
     refund, in_batch = _remove_from_batch(r, row, victim)
+    if r.limits.swap_block_ns > 0:
+        r.at[COPIED_BLOCKS] += r.progress[victim].held
     release(r.limits, r.pool, r.progress, victim)
     r.progress[victim].status = PREEMPTED
     r.progress[victim].preemptions += 1
     r.ledger[victim].redo_until = max(r.ledger[victim].redo_until, r.progress[victim].computed)
-    r.progress[victim].computed = 0
+    if r.limits.swap_block_ns == 0:
+        r.progress[victim].computed = 0
     r.progress[victim].placeholders = 0
     enqueue(r, victim, True)
     r.record.victims[r.at[PREEMPTED_NOW]] = victim

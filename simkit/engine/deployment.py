@@ -84,7 +84,7 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
         graphs_counted=graphs_counted,
     )
     num_blocks = settings.num_gpu_blocks_override or memory.num_blocks
-    limits = settings.limits(num_blocks, longest, batched, seqs)
+    limits = settings.limits(num_blocks, longest, batched, seqs, kv_block_bytes=memory.block_bytes)
     tables = roofline_tables(
         arch,
         device,

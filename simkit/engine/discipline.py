@@ -11,8 +11,10 @@ from importlib import import_module
 from types import FunctionType
 from typing import TypeVar, cast
 
-from simkit.compiled import compiled
+from simkit.compiled import compiled, inlined
 from simkit.engine import loop, stepping
+from simkit.engine.policy import own_loop
+from simkit.engine.policy_file import PolicyFile, entry_point_names, find_policy
 from simkit.engine.state import Replica
 from simkit.errors import InputError, suggestion
 from simkit.models.steptables import StepTables
@@ -23,6 +25,11 @@ F = TypeVar("F", bound=Callable[..., object])
 # name -> module of simkit.engine with `schedule`
 DISCIPLINES = {
     "vllm-v1": "vllm_v1",
+    "vllm-v0": "vllm_v0",
+    "sglang": "sglang",
+    "sarathi": "sarathi",
+    "orca": "orca",
+    "static": "static",
 }
 
 
@@ -36,32 +43,57 @@ class Engine:
     plan: Callable[[Replica, int], int]
 
 
-@cache
 def engine(name: str = "vllm-v1") -> Engine:
-    """The engine of a discipline; InputError for a name that is not known."""
+    """The engine of a discipline: one of ours, `path/to/file.py`, `file.py:function`, or an entry point's name.
+
+    InputError for a name that is not known, or a file that is no discipline.
+    """
     if name not in DISCIPLINES:
-        raise InputError(f"deployment.engine.discipline={name!r}: unknown; {suggestion(name, DISCIPLINES)}")
+        return _own_engine(name)
     if name == "vllm-v1":
         return Engine(name, loop.advance, loop.iterate, stepping.plan)
+    return _bundled_engine(name)
+
+
+@cache
+def _bundled_engine(name: str) -> Engine:
     return bound_engine(name, import_module(f"simkit.engine.{DISCIPLINES[name]}").schedule)
+
+
+def _own_engine(name: str) -> Engine:
+    """The engine of a user's discipline."""
+    policy = find_policy(name)
+    if policy is None:
+        known = [*DISCIPLINES, *entry_point_names()]
+        raise InputError(
+            f"deployment.engine.discipline={name!r}: unknown, and no path of a .py file; {suggestion(name, known)}"
+        )
+    return _engine_of_file(policy)
+
+
+@cache
+def _engine_of_file(policy: PolicyFile) -> Engine:
+    # kept by the file's text, not its name: an edited file is another discipline
+    found = own_loop(policy, bound_engine)
+    return Engine(policy.name, found.advance, found.iterate, found.plan)
 
 
 def bound_engine(name: str, schedule: Schedule) -> Engine:
     """The loop's entry points around another `schedule`; `name` must be its own, machine code is filed under it."""
-    iterate = _bound(loop.iterate, name, schedule=schedule)
+    turn = inlined(_around(loop.turn, name, schedule=schedule))
     return Engine(
         name=name,
-        advance=_bound(loop.advance, name, iterate=iterate),
-        iterate=iterate,
-        plan=_bound(stepping.plan, name, schedule=schedule),
+        advance=compiled(_around(loop.advance, name, turn=turn)),
+        iterate=compiled(_around(loop.iterate, name, turn=turn)),
+        plan=compiled(_around(stepping.plan, name, schedule=schedule)),
     )
 
 
-def _bound(function: F, name: str, **names: object) -> F:
-    """A copy of a compiled function in whose source the global `names` mean something else."""
+def _around(function: F, name: str, **names: object) -> F:
+    """A copy of a compiled function's source in which the global `names` mean something else."""
     source = cast(FunctionType, getattr(function, "py_func", function))
     copy = FunctionType(source.__code__, {**source.__globals__, **names}, f"{source.__name__}_{name}")
     copy.__qualname__ = copy.__name__
     copy.__module__ = source.__module__
     copy.__annotations__ = source.__annotations__
-    return compiled(cast(F, copy))
+    return cast(F, copy)

@@ -13,6 +13,7 @@ from simkit.engine.record import log_event, log_step
 from simkit.engine.state import (
     BUSY,
     COMPUTED_TOKENS,
+    COPIED_BLOCKS,
     DEVICE_FREE,
     DISTINCT_KEYS,
     FLUSH,
@@ -55,12 +56,18 @@ def advance(r: Replica, tables: StepTables, until_ns: int, iterations: int) -> i
             at[NOW] = max(at[NOW], r.requests[at[NEXT_ARRIVAL]].arrival_ns)
         if at[NOW] > until_ns:
             return PAUSED
-        iterate(r, tables)
+        turn(r, tables)
     return MORE
 
 
 @compiled
 def iterate(r: Replica, tables: StepTables) -> None:
+    """One turn, for callers that look at the replica after each."""
+    turn(r, tables)
+
+
+@inlined
+def turn(r: Replica, tables: StepTables) -> None:
     """One turn of the engine: take what arrived, plan a step and start it, then wait for the oldest one in flight."""
     at = r.at
     receive(r)
@@ -71,6 +78,8 @@ def iterate(r: Replica, tables: StepTables) -> None:
         seal_batch(r, row)
         host = round_ns(tables.host_ns[r.batches[row].length])
         device, decode = device_ns(r, tables, row)
+        # copies wait for no kernel and no kernel starts before them (vLLM 0.6 worker.py, execute_worker)
+        device += at[COPIED_BLOCKS] * r.limits.swap_block_ns
         dispatch(r, row, host, device, decode)
         at[NOW] += host
         if r.batches[row].length > 0 and at[IN_FLIGHT] < r.limits.pipeline_depth:

@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from simkit.engine.predictor import Constant, PredictorSpec
 from simkit.engine.state import DEADLINE, FAIR, FCFS, FEEDBACK, PRIORITY, REMAINING, SHORTEST, Limits
 from simkit.errors import InputError
 
@@ -38,6 +39,22 @@ ORDERINGS: dict[Policy, int] = {
     "mlfq": FEEDBACK,
 }
 
+# settings that only some disciplines know; one of a user's own may read any of them but the last
+_TAKES: dict[str, tuple[str, ...]] = {
+    "vllm-v1": (
+        "long_prefill_token_threshold",
+        "long_prefill_token_threshold_adaptive",
+        "scheduler_reserve_full_isl",
+        "watermark",
+    ),
+    "vllm-v0": ("watermark", "preemption_mode"),
+    "sarathi": ("watermark",),
+    "sglang": (),
+    "orca": (),
+    "static": (),
+}
+V0_WATERMARK = 0.01  # of all blocks (vLLM 0.6 block_manager.py)
+
 EngineName = Literal["vllm-0.16", "vllm-0.20", "vllm-0.24", "vllm-0.28", "vllm-0.30", "vllm-0.32"]
 
 
@@ -68,7 +85,14 @@ class EngineSettings(BaseModel):
     policy: Policy = Field(default="fcfs", description="order of the queue; fcfs and priority are vLLM's own")
     preemptive: bool = Field(default=False, description="urgent requests take the places of running ones (not in vLLM)")
     async_scheduling: bool = True
-    watermark: float = Field(default=0.0, ge=0.0, lt=1.0)
+    preemption_mode: Literal["recompute", "swap"] = Field(default="recompute", description="swap: vllm-v0 only")
+    # PCIe 4.0 x16 carries 31.5 GB/s; that copies of pinned memory reach 80 % of it is an assumption
+    swap_gb_per_s: float = Field(default=25.0, gt=0.0, le=1e4, allow_inf_nan=False, description="host link, each way")
+    predictor: PredictorSpec = Field(default=Constant(), description="what schedulers believe of output lengths")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="output tokens that clients ask for at most; default exactly what they get"
+    )
+    watermark: float | None = Field(default=None, ge=0.0, lt=1.0, description="default 0; vllm-v0 0.01")
     scheduler_reserve_full_isl: bool | None = Field(default=None, description="default on where the version has it")
     enforce_eager: bool = False
 
@@ -81,7 +105,20 @@ class EngineSettings(BaseModel):
             raise InputError(
                 f"deployment.engine.scheduler_reserve_full_isl=true: {self.engine} does not have it; leave it out"
             )
+        self._check_discipline()
         return dialect
+
+    def _check_discipline(self) -> None:
+        """InputError for a setting that the discipline named does not have."""
+        taken = _TAKES.get(self.discipline, _TAKES["vllm-v1"])
+        for name in sorted({name for names in _TAKES.values() for name in names} - set(taken)):
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                others = " or ".join(discipline for discipline, names in _TAKES.items() if name in names)
+                raise InputError(
+                    f"deployment.engine.{name}={value}: discipline {self.discipline} does not have it; leave it out, "
+                    f"or choose {others}"
+                )
 
     def limits(
         self,
@@ -90,8 +127,11 @@ class EngineSettings(BaseModel):
         max_num_batched_tokens: int,
         max_num_seqs: int,
         content_span: int = 1,
+        kv_block_bytes: int = 0,
     ) -> Limits:
         """The settings as the loop needs them, with what was left to defaults filled in.
+
+        `kv_block_bytes` of one GPU, which swaps over a link of its own, are needed for swapping only.
 
         Raises InputError where vLLM refuses to start: a KV cache smaller than one request of maximum length, or
         without chunked prefill a step smaller than a prompt.
@@ -109,6 +149,10 @@ class EngineSettings(BaseModel):
                 f"{max_model_len} without chunked prefill; raise it or set enable_chunked_prefill: true"
             )
         reserve = self.scheduler_reserve_full_isl
+        watermark = self.watermark
+        if watermark is None:
+            watermark = V0_WATERMARK if self.discipline == "vllm-v0" else 0.0
+        swap = self.preemption_mode == "swap"
         return Limits(
             max_num_batched_tokens=max_num_batched_tokens,
             max_running=min(max_num_seqs, self.max_num_active_seqs or max_num_seqs),
@@ -121,9 +165,10 @@ class EngineSettings(BaseModel):
             prefix_caching=self.enable_prefix_caching,
             ordering=ORDERINGS[self.policy],
             preemptive=self.preemptive,
-            watermark_blocks=int(self.watermark * num_blocks),
+            watermark_blocks=int(watermark * num_blocks),
             reserve_full_isl=dialect.has_reserve_full_isl if reserve is None else reserve,
             uncached_free_to_front=dialect.uncached_free_to_front,
             content_span=content_span,
             pipeline_depth=2 if self.async_scheduling else 1,
+            swap_block_ns=max(1, round(kv_block_bytes / self.swap_gb_per_s)) if swap else 0,
         )

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from simkit.engine.claims import deadlines_ns, tenant_numbers
 from simkit.engine.discipline import engine
 from simkit.engine.loop import IDLE
+from simkit.engine.predictor import Constant, PredictorSpec
 from simkit.engine.record import (
     BLOCKS_INTEGRAL,
     BUSY_TIME,
@@ -32,6 +34,7 @@ from simkit.engine.state import (
     ITL_MAX,
     ITL_SUM,
     NEVER,
+    NEXT_ARRIVAL,
     REDONE_TOKENS,
     REQUEST,
     STEPS,
@@ -46,6 +49,7 @@ from simkit.metrics.result import Events, Histogram, RequestColumns, RunResult, 
 from simkit.models.steptables import StepTables
 from simkit.workloads.workload import Prefixes, Workload
 
+NOTHING_KNOWN = Constant()  # of output lengths
 ITERATIONS_A_CALL = 1 << 17  # between looks at Ctrl-C and the progress bar: 10 to 200 ms
 
 
@@ -56,6 +60,8 @@ def simulate(
     num_blocks: int,
     on_progress: Callable[[int], None] | None = None,
     discipline: str = "vllm-v1",
+    predictor: PredictorSpec = NOTHING_KNOWN,
+    max_tokens: int | None = None,
 ) -> RunResult:
     """Serve `workload` on one replica and return what happened.
 
@@ -67,14 +73,14 @@ def simulate(
     limits = limits._replace(content_span=content_span)
     fits = workload.prompt_tokens.astype(np.int64) + workload.output_tokens <= limits.max_model_len
     rows = np.flatnonzero(fits)
-    requests, content_ids = load(workload, rows, limits)
+    requests, content_ids = load(workload, rows, limits, predictor, max_tokens)
     replica = new_replica(limits, requests, content_ids, records(0, ABORT), num_blocks)
     advance = engine(discipline).advance
     complete = True
     try:
         while advance(replica, tables, NEVER, ITERATIONS_A_CALL) != IDLE:
             if on_progress is not None:
-                on_progress(int(np.count_nonzero(replica.progress.status == FINISHED)))
+                on_progress(int(replica.at[NEXT_ARRIVAL] - replica.at[UNFINISHED]))
     except KeyboardInterrupt:
         complete = False
     return result_of(replica, workload, rows, complete)
@@ -92,15 +98,30 @@ def span_of(prefixes: Prefixes | None, limits: Limits) -> int:
     return prefixes.block_tokens // limits.block_size
 
 
-def load(workload: Workload, rows: I64, limits: Limits) -> tuple[Records, I64]:
-    """The workload's requests `rows` as REQUEST records, and the ids of their content."""
+def load(
+    workload: Workload,
+    rows: I64,
+    limits: Limits,
+    predictor: PredictorSpec = NOTHING_KNOWN,
+    max_tokens: int | None = None,
+) -> tuple[Records, I64]:
+    """The workload's requests `rows` as REQUEST records, and the ids of their content.
+
+    Each asks for `max_tokens` as far as the context allows, or for what it gets where that is more; None: exactly for
+    what it gets, so that reservations and foreseen ends are as good as they can be.
+    """
+    output = workload.output_tokens[rows].astype(np.int64)
     requests = records(len(rows), REQUEST)
     requests["arrival_ns"] = workload.arrival_us[rows] * 1000
     requests["prompt"] = workload.prompt_tokens[rows]
-    requests["output"] = workload.output_tokens[rows]
-    requests["max_tokens"] = workload.output_tokens[rows]
-    requests["predicted"] = workload.output_tokens[rows]
-    requests["deadline_ns"] = NEVER
+    requests["output"] = output
+    requests["max_tokens"] = output
+    if max_tokens is not None:
+        room = limits.max_model_len - workload.prompt_tokens[rows].astype(np.int64)
+        requests["max_tokens"] = np.maximum(output, np.minimum(max_tokens, room))
+    requests["predicted"] = predictor.believed(output)
+    requests["deadline_ns"] = deadlines_ns(workload, rows)
+    requests["tenant"] = tenant_numbers(workload, rows)
     if workload.priority is not None:
         requests["priority"] = workload.priority[rows]
     prefixes = workload.prefixes
@@ -169,12 +190,17 @@ def _request_columns(replica: Replica, workload: Workload, rows: I64) -> Request
     n = len(workload)
     progress, ledger = replica.progress, replica.ledger
 
+    # ten million requests' columns are views of the ledger, not a second gigabyte, where nobody was rejected
     def wide(values: I64) -> I64:
+        if len(rows) == n:
+            return np.asarray(values)
         column = np.zeros(n, dtype=np.int64)
         column[rows] = values
         return column
 
     def narrow(values: I32) -> I32:
+        if len(rows) == n:
+            return np.asarray(values)
         column = np.zeros(n, dtype=np.int32)
         column[rows] = values
         return column

@@ -46,6 +46,7 @@ class Limits(NamedTuple):
     uncached_free_to_front: bool  # freed blocks without a hash are reused first (vLLM >= 0.24)
     content_span: int  # KV blocks that a content id of the workload covers
     pipeline_depth: int  # 1: schedule after the output is known; 2: asynchronous scheduling
+    swap_block_ns: int = 0  # to copy a block to the host or back; 0: whoever is preempted computes again
 
 
 def records(shape: int | tuple[int, ...], kind: np.dtype[np.void]) -> Records:
@@ -219,8 +220,11 @@ class Recorder(NamedTuple):
     BUCKET,  # ns a bucket of the series
     EVENTS,
     EVENTS_LOST,
+    COPIED_BLOCKS,  # between device and host by the latest schedule()
+    NEW_TOKEN_RATIO,  # sglang: share of the tokens asked for that are expected, in 1e-9; 0: not begun
+    FULL_AT,  # sglang: requests running when the last admission failed for want of memory; 0: it did not
     PLACES,
-) = range(30)
+) = range(33)
 
 
 class Replica(NamedTuple):

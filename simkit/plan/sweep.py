@@ -30,8 +30,17 @@ def replay(
     """
     tables: StepTables = spec.tables if step_time_factor == 1.0 else scaled(spec.tables, step_time_factor)
     scaled_workload = workload if load == 1.0 else time_scale(workload, 1.0 / load)
-    discipline = spec.deployment.engine.discipline
-    result = simulate(scaled_workload, spec.limits, tables, spec.num_blocks, on_progress, discipline)
+    engine = spec.deployment.engine
+    result = simulate(
+        scaled_workload,
+        spec.limits,
+        tables,
+        spec.num_blocks,
+        on_progress,
+        engine.discipline,
+        engine.predictor,
+        engine.max_tokens,
+    )
     if not result.complete and not keep_partial:
         raise KeyboardInterrupt
     return result

@@ -84,6 +84,10 @@ def read_workload(
     return spread_over_ticks(workload, seed) if spread_ticks else workload
 
 
+SCHEDULED_BY = {"tenant_id", "client_id", "deadline_us", "ttft_slo_us"}
+"""Columns beyond a workload's own that orderings of the queue look at (simkit.engine.claims)."""
+
+
 @dataclass(frozen=True)
 class _Opened:
     """A file whose first line was read."""
@@ -175,8 +179,9 @@ def _assembled(path: Path, opened: _Opened, table: Table, given_us: I64 | None, 
     if tick > 1:
         notes.append(f"arrivals come in ticks of {tick / 1e6:g} s; --spread-ticks moves them within their tick")
     extra = _extra(table)
-    if extra:
-        notes.append("columns kept that the engine does not use: " + ", ".join(sorted(extra)))
+    unused = sorted(set(extra) - SCHEDULED_BY)
+    if unused:
+        notes.append("columns kept that the engine does not use: " + ", ".join(unused))
     if opened.lines.not_read:
         notes.append("columns not read: " + ", ".join(opened.lines.not_read))
     if opened.header.truncated:

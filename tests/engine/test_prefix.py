@@ -3,8 +3,8 @@
 from types import SimpleNamespace
 
 import pytest
-from histories import random_history
 
+from simkit.engine.histories import random_history
 from simkit.engine.state import NEVER, Replica
 
 

@@ -1,12 +1,17 @@
-"""Random settings and workloads that bring out every rule: tiny memory, small budgets, shared prefixes, priorities."""
+"""Random settings and workloads that bring out every rule: tiny memory, small budgets, shared prefixes, priorities.
+
+For checking a discipline, ours or a user's: everything is drawn from a seed, so a failure can be had again.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from simkit.engine.replica import new_replica
-from simkit.engine.state import ABORT, I64, NEVER, REQUEST, Limits, Records, Replica, records
+from simkit.engine.state import ABORT, FCFS, I64, NEVER, REQUEST, Limits, Records, Replica, records
 from simkit.models.steptables import StepTables, constant_tables
+
+_EVENT_CAPACITY = 256  # the log of events is bounded and nothing here reads it
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,10 @@ class History:
     tables: StepTables
 
     def replica(self) -> Replica:
-        return new_replica(self.limits, self.requests, self.content_ids, self.aborts, self.num_blocks)
+        """A replica that has all of this before it."""
+        return new_replica(
+            self.limits, self.requests, self.content_ids, self.aborts, self.num_blocks, event_capacity=_EVENT_CAPACITY
+        )
 
 
 def random_history(seed: int, caching: bool | None = None) -> History:
@@ -55,8 +63,39 @@ def random_history(seed: int, caching: bool | None = None) -> History:
     )
     requests, content_ids = _requests(rng, limits, int(rng.integers(1, 40)))
     tables = constant_tables(budget, running, token_ns=10.0, request_ns=7.0, step_ns=100.0)
-    tables = tables._replace(host_ns=np.arange(running + 1) * 3.0 + float(rng.choice([0.0, 50.0, 500.0])))
+    tables = tables._replace(
+        host_ns=np.arange(running + 1, dtype=np.float64) * 3.0 + float(rng.choice([0.0, 50.0, 500.0]))
+    )
     return History(limits, requests, content_ids, _aborts(rng, requests), num_blocks, tables)
+
+
+def crowded_history(seed: int, requests: int = 400) -> History:
+    """A long overload, first come first served and with ample memory: who is passed over here, is starved.
+
+    Requests of 2 to 30 tokens, every twentieth of 60 to 110, arrive half as fast again as they can be served.
+    """
+    rng = np.random.default_rng([seed, 1])
+    limits = random_history(seed).limits._replace(
+        max_num_batched_tokens=32,
+        max_running=8,
+        max_model_len=128,
+        chunked_prefill=True,
+        ordering=FCFS,
+        prefix_caching=False,
+        preemptive=False,
+        watermark_blocks=0,
+    )
+    rows = records(requests, REQUEST)
+    rows["arrival_ns"] = np.cumsum(rng.exponential(140.0, requests)).astype(np.int64)
+    long = rng.random(requests) < 0.05
+    rows["prompt"] = np.where(long, rng.integers(60, 110, requests), rng.integers(1, 20, requests))
+    rows["output"] = rng.integers(1, 10, requests)
+    rows["max_tokens"] = rows["output"]
+    rows["predicted"] = rows["output"]
+    rows["deadline_ns"] = NEVER
+    tables = constant_tables(32, 8, token_ns=10.0, step_ns=100.0)
+    num_blocks = 1 + 8 * -(-limits.max_model_len // limits.block_size)
+    return History(limits, rows, np.zeros(0, dtype=np.int64), records(0, ABORT), num_blocks, tables)
 
 
 def _requests(rng: np.random.Generator, limits: Limits, n: int) -> tuple[Records, I64]:

@@ -1,0 +1,165 @@
+"""Rules of KV memory: block tables, reference counts, the free queue, and the map from content to blocks."""
+
+import numpy as np
+
+from simkit.engine.state import DISTINCT_KEYS, FREE_BLOCKS, FREE_SLOTS, RUNNING, RUNNING_COUNT, Replica
+from simkit.engine.violation import (
+    DOUBLE_FREE,
+    FREE_QUEUE,
+    LEAK,
+    PREFIX_MAP,
+    QUEUES,
+    REFERENCES,
+    SHARED,
+    Violation,
+)
+
+
+def check_tables(r: Replica, step: int) -> None:
+    """Each running request has a row of the block table of its own, and nobody else holds any block."""
+    slots: dict[int, int] = {}
+    size, width = r.pool.table.shape
+    for request in _running(r):
+        slot, held = int(r.progress["slot"][request]), int(r.progress["held"][request])
+        if not (0 <= slot < size and 0 <= held <= width) or slot in slots:
+            raise Violation(QUEUES, step, request, f"its row {slot} of the block table is another's, or out of bounds")
+        slots[slot] = request
+    if len(slots) + int(r.pool.counts[FREE_SLOTS]) != size:
+        raise Violation(QUEUES, step, None, f"{len(slots)} rows of the block table in use of {size}, the rest not free")
+    holds = (r.progress["held"] > 0) & (r.progress["status"] != RUNNING)
+    if holds.any():
+        raise Violation(LEAK, step, int(holds.argmax()), "holds blocks though it does not run")
+
+
+def _running(r: Replica) -> list[int]:
+    found: list[int] = r.running[: r.at[RUNNING_COUNT]].tolist()
+    return found
+
+
+def holders(r: Replica) -> dict[int, list[tuple[int, int]]]:
+    """Block -> the (request, position) pairs that hold it, by the block table."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for request in _running(r):
+        slot, held = int(r.progress["slot"][request]), int(r.progress["held"][request])
+        for index, block in enumerate(r.pool.table[slot, :held].tolist()):
+            found.setdefault(block, []).append((request, index))
+    return found
+
+
+def free_queue(r: Replica, step: int = 0) -> list[int]:
+    """The free blocks from front to end; Violation if the ring is broken."""
+    after, before = r.pool.blocks["after"].tolist(), r.pool.blocks["before"].tolist()
+    queue: list[int] = []
+    seen = bytearray(len(after))
+    block = after[0]
+    while block != 0:
+        if not 0 < block < len(after):
+            raise Violation(FREE_QUEUE, step, None, f"leads to block {block}, which does not exist")
+        if seen[block]:
+            raise Violation(DOUBLE_FREE, step, None, f"block {block} is in the free queue twice")
+        seen[block] = 1
+        queue.append(block)
+        block = after[block]
+    for left, right in zip([0, *queue], [*queue, 0], strict=True):
+        if before[right] != left:
+            raise Violation(DOUBLE_FREE, step, None, f"block {right} stands in two places of the free queue")
+    return queue
+
+
+def check_blocks(r: Replica, step: int) -> None:
+    """Every block is free or held, never both, and shared only by requests with the same content in it."""
+    held = holders(r)
+    references = r.pool.blocks["references"].tolist()
+    for block, count in enumerate(references):
+        owners = held.get(block, [])
+        request = owners[0][0] if owners else None
+        if len(owners) > 1 and len({content_key(r, *owner) for owner in owners}) > 1:
+            # a count for all of them says that it was lent on purpose; a lower one, that it was handed out anew
+            rule = SHARED if count == len(owners) else DOUBLE_FREE
+            raise Violation(rule, step, owners[-1][0], f"block {block} is held by {owners} with different content")
+        if count != len(owners):
+            if count > 0 and not owners:
+                raise Violation(LEAK, step, None, f"block {block} has {count} references and nobody holds it")
+            raise Violation(REFERENCES, step, request, f"block {block}: {count} references, {len(owners)} holders")
+    queue = free_queue(r, step)
+    free = set(queue)
+    both = free.intersection(held)
+    if both:
+        block = min(both)
+        raise Violation(DOUBLE_FREE, step, held[block][0][0], f"block {block} is free, and held")
+    lost = len(references) - 1 - len(held) - len(free)
+    if lost > 0:
+        block = min(set(range(1, len(references))) - free - set(held))
+        raise Violation(LEAK, step, None, f"block {block} is neither free nor held")
+    if len(queue) != r.pool.counts[FREE_BLOCKS]:
+        raise Violation(FREE_QUEUE, step, None, f"{len(queue)} blocks in it, counted {r.pool.counts[FREE_BLOCKS]}")
+
+
+def content_key(r: Replica, request: int, index: int) -> tuple[int, int]:
+    """What tells the content of a request's block `index` from others', said again without simkit.engine.prefix."""
+    asked = r.requests[request]
+    span = r.limits.content_span
+    if index < int(asked["content_blocks"]):
+        return int(r.content_ids[int(asked["first_content"]) + index // span]), index % span
+    return -1 - request, index
+
+
+def check_cache(r: Replica, step: int) -> None:
+    """The map finds, for every registered content, all blocks registered for it, and nothing else."""
+    keys = r.pool.blocks["key"]
+    places = r.pool.places
+    used = np.flatnonzero(places["key"] != 0)
+    registered = set(keys[keys != 0].tolist())
+    mapped = places["key"][used].tolist()
+    if len(mapped) != len(set(mapped)) or set(mapped) != registered:
+        raise Violation(PREFIX_MAP, step, None, f"{len(mapped)} contents in it, {len(registered)} registered by blocks")
+    if r.pool.counts[DISTINCT_KEYS] != len(registered):
+        raise Violation(PREFIX_MAP, step, None, f"counts {r.pool.counts[DISTINCT_KEYS]} contents of {len(registered)}")
+    blocks_of: dict[int, list[int]] = {}
+    for block, key in enumerate(keys.tolist()):
+        blocks_of.setdefault(key, []).append(block)
+    twins = r.pool.blocks["twin"].tolist()
+    for key, block in zip(mapped, places["block"][used].tolist(), strict=True):
+        chain: list[int] = []
+        while block != 0 and len(chain) <= len(twins):
+            chain.append(block)
+            block = twins[block]
+        if sorted(chain) != blocks_of[key]:
+            raise Violation(PREFIX_MAP, step, None, f"finds blocks {chain[:5]} for content that is in {blocks_of[key]}")
+    _check_searches(r, step)
+    _check_registered(r, step)
+
+
+def _check_searches(r: Replica, step: int) -> None:
+    """Open addressing: no empty place between where a key's search may begin and where it stands.
+
+    Read off the map alone: every key must be reached by walking down from the place its own search starts at.
+    """
+    places = r.pool.places["key"]
+    mask = len(places) - 1
+    for place in np.flatnonzero(places != 0).tolist():
+        key = int(places[place])
+        i = _home(key, mask)
+        while i != place:
+            if places[i] == 0:
+                raise Violation(PREFIX_MAP, step, None, f"content {key} cannot be found: its search ends before it")
+            i = (i + 1) & mask
+
+
+def _home(key: int, mask: int) -> int:
+    """Where a search begins, in Python's unbounded integers (Knuth's multiplicative hashing)."""
+    return ((((key ^ (key >> 31)) & 0x7FFFFFFF) * 2654435761) >> 15) & mask
+
+
+def _check_registered(r: Replica, step: int) -> None:
+    """A running request's first `hashed` blocks are registered, and each key names one content."""
+    content: dict[int, tuple[int, int]] = {}
+    for request in _running(r):
+        progress = r.progress[request]
+        for index in range(int(progress["hashed"])):
+            block = int(r.pool.table[progress["slot"], index])
+            key = int(r.pool.blocks["key"][block])
+            if key == 0 or index >= int(progress["held"]):
+                raise Violation(PREFIX_MAP, step, request, f"its block {index} counts as registered and is not")
+            if content.setdefault(key, content_key(r, request, index)) != content_key(r, request, index):
+                raise Violation(PREFIX_MAP, step, request, f"its block {index} is registered as other content")

@@ -1,0 +1,80 @@
+"""What a mutant must not pass: run by pytest on a copy of the package, uncompiled, cheapest checks first.
+
+Beside it, run.py has the schedules worked by hand in tests/engine run. None of this runs by itself.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from simkit.engine import vllm_v1
+from simkit.engine.block_checks import content_key
+from simkit.engine.checked_run import checked_run
+from simkit.engine.checks import MOST_OVERTAKEN
+from simkit.engine.histories import History, crowded_history, random_history
+from simkit.engine.loop import IDLE, advance, iterate
+from simkit.engine.prefix import longest_hit
+from simkit.engine.recording import read_recording, replay
+from simkit.engine.state import DEVICE_FREE, FCFS, NEVER, Replica
+
+RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "golden"
+LARGEST_RECORDING_BYTES = 100_000  # the two larger ones take ten seconds each, uncompiled
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rules(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rule after every step; and every look into the prefix cache finds what a search of all blocks finds."""
+
+    def searched(r: Replica, request: int) -> tuple[int, int]:
+        found = longest_hit(r, request)
+        assert found[0] == _searched_hits(r, request)
+        return found
+
+    monkeypatch.setattr(vllm_v1, "longest_hit", searched)
+    checked_run(random_history(seed), iterate)
+
+
+def _searched_hits(r: Replica, request: int) -> int:
+    """Leading whole blocks, but for the one with the last token, whose content some block is registered for."""
+    keys = {int(key) for key in r.pool.blocks["key"] if key != 0}
+    hits = 0
+    for index in range((int(r.progress["known"][request]) - 1) // r.limits.block_size):
+        content, position = content_key(r, request, index)
+        named = content * r.limits.content_span + position + 1 if content >= 0 else None
+        key = named if named is not None else -((request << 24) + index + 1)
+        if key not in keys:
+            break
+        hits += 1
+    return hits
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_nobody_starves(seed: int) -> None:
+    checked_run(crowded_history(seed), iterate, MOST_OVERTAKEN)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+RECORDED = [path for path in RECORDINGS.glob("*.jsonl.gz") if _size(path) < LARGEST_RECORDING_BYTES]
+
+
+@pytest.mark.parametrize("path", sorted(RECORDED, key=_size), ids=lambda path: path.name)
+def test_recordings(path: Path) -> None:
+    assert replay(read_recording(path)) is None
+
+
+def test_a_small_cache_is_never_faster() -> None:
+    for seed in range(30):
+        history = random_history(seed, caching=False)
+        if history.limits.ordering != FCFS or len(history.aborts):
+            continue
+        ample = History(**{**vars(history), "num_blocks": 100_000})
+        assert _end(history) >= _end(ample) - 100 * len(history.requests), seed
+
+
+def _end(history: History) -> int:
+    r = history.replica()
+    assert advance(r, history.tables, NEVER, 20_000) == IDLE
+    return int(r.at[DEVICE_FREE])

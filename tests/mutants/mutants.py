@@ -1,0 +1,114 @@
+"""Single mistakes in the scheduling and block code, each of which some check must notice.
+
+A mutant is (file of simkit/engine, text that occurs once in it, what replaces it). Each is a mistake one could make: a
+rule left out, a boundary off by one, the wrong end of a queue, a count not kept.
+"""
+# ruff: noqa: E501 - a table: a mutant is one line
+
+Mutant = tuple[str, str, str]
+
+VLLM_V1: list[Mutant] = [
+    ("vllm_v1.py", "if r.at[PREEMPTED_NOW] == 0:", "if r.at[PREEMPTED_NOW] >= 0:"),
+    ("vllm_v1.py", "if r.limits.lone_request_uncapped and alive <= 1:", "if alive <= 1:"),
+    ("vllm_v1.py", "alive <= 1:", "alive <= 2:"),
+    ("vllm_v1.py", "threshold = max(threshold, r.limits.max_num_batched_tokens // alive)", "threshold = threshold"),
+    ("vllm_v1.py", "computed + 2 - placeholders >=", "computed + 1 - placeholders >="),
+    ("vllm_v1.py", "due = progress.known + placeholders - computed", "due = progress.known - computed"),
+    ("vllm_v1.py", "            budget += refund\n", ""),
+    ("vllm_v1.py", "            if in_batch:\n                i -= 1\n", ""),
+    ("vllm_v1.py", "            if victim == request:\n                return budget\n", "            if victim == request:\n                break\n"),
+    ("vllm_v1.py", "while budget > 0 and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] <", "while budget > 0 and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] <="),
+    ("vllm_v1.py", "if not r.limits.chunked_prefill and due > budget:", "if due > budget:"),
+    ("vllm_v1.py", "if not r.limits.chunked_prefill and due > budget:", "if not r.limits.chunked_prefill and due >= budget:"),
+    ("vllm_v1.py", "due = progress[request].known - hit\n", "due = progress[request].known\n"),
+    ("vllm_v1.py", "        give(r, row, request, due, hit)\n        budget -= due\n", "        give(r, row, request, due, hit)\n"),
+    ("vllm_v1.py", "if not fits(r, request, hit + due, hits, idle):", "if not fits(r, request, due, hits, idle):"),
+]  # fmt: skip
+
+ACTIONS: list[Mutant] = [
+    ("actions.py", "== progress[request].known + progress[request].placeholders", "== progress[request].known"),
+    ("actions.py", "if samples and r.limits.pipeline_depth > 1:", "if r.limits.pipeline_depth > 1:"),
+    ("actions.py", "if new > r.pool.counts[FREE_BLOCKS]:", "if new >= r.pool.counts[FREE_BLOCKS]:"),
+    ("actions.py", "register_full_blocks(r, request, min(tokens, r.progress[request].known))", "register_full_blocks(r, request, tokens)"),
+    ("actions.py", "if r.limits.reserve_full_isl:", "if not r.limits.reserve_full_isl:"),
+    ("actions.py", "watermark = limits.watermark_blocks if r.at[RUNNING_COUNT] > 0 else 0", "watermark = limits.watermark_blocks"),
+    ("actions.py", "watermark = limits.watermark_blocks if r.at[RUNNING_COUNT] > 0 else 0", "watermark = 0"),
+    ("actions.py", "blocks - hits + idle + watermark <=", "blocks - hits + watermark <="),
+    ("actions.py", "blocks - hits + idle + watermark <=", "blocks + idle + watermark <="),
+    ("actions.py", "blocks - hits + idle + watermark <=", "blocks - hits + idle + watermark <"),
+    ("actions.py", "    progress[request].hashed = hits\n", ""),
+    ("actions.py", "if more_urgent(r, victim, r.running[i]):", "if more_urgent(r, r.running[i], victim):"),
+    ("actions.py", "victim = int(r.running[r.at[RUNNING_COUNT] - 1])", "victim = int(r.running[0])"),
+    ("actions.py", "    r.progress[victim].placeholders = 0\n", ""),
+    ("actions.py", "    enqueue(r, victim, True)\n", "    enqueue(r, victim, False)\n"),
+    ("actions.py", "    release(r.limits, r.pool, r.progress, victim)\n", "    release(r.limits, r.pool, r.progress, victim)\n    r.progress[victim].known = r.requests[victim].prompt\n"),
+    ("actions.py", "r.ledger[victim].redo_until = max(r.ledger[victim].redo_until, r.progress[victim].computed)", "r.ledger[victim].redo_until = 0"),
+    ("actions.py", "            refund = int(r.entries[row, k].tokens)\n", "            refund = 0\n"),
+    ("actions.py", "                r.entries[row, j].before = r.entries[row, j + 1].before\n", ""),
+    ("actions.py", "if urgency(r, head(r)) < urgency(r, victim):", "if urgency(r, head(r)) <= urgency(r, victim):"),
+]  # fmt: skip
+
+QUEUE: list[Mutant] = [
+    ("waiting.py", "if not more_urgent(r, heap[i], heap[parent]):", "if more_urgent(r, heap[i], heap[parent]):"),
+    ("waiting.py", "if child + 1 < size and more_urgent(r, heap[child + 1], heap[child]):", "if child + 1 < size and more_urgent(r, heap[child], heap[child + 1]):"),
+    ("waiting.py", "        _sift_down(r, at[WAITING_TAIL])\n", "        pass\n"),
+    ("waiting.py", "    return status in (WAITING, PREEMPTED)", "    return status == WAITING"),
+    ("waiting.py", "        if _waits(r, request):\n            return int(request)\n        _drop_head(r)\n", "        return int(request)\n"),
+    ("waiting.py", "    _drop_head(r)\n    r.at[WAITING_COUNT] -= 1\n", "    _drop_head(r)\n"),
+    ("waiting.py", '''it is met."""
+    if r.limits.ordering == FAIR:
+        r.tenants[r.requests[request].tenant].queued -= 1
+    r.at[WAITING_COUNT] -= 1''', '''it is met."""
+    if r.limits.ordering == FAIR:
+        r.tenants[r.requests[request].tenant].queued -= 1'''),
+    ("waiting.py", "        lift(r, tenant)\n", ""),
+    ("ordering.py", "return ua < ub or (ua == ub and a < b)", "return ua < ub or (ua == ub and a > b)"),
+    ("ordering.py", "return float(asked.priority)", "return -float(asked.priority)"),
+    ("ordering.py", "return float(asked.predicted)", "return float(asked.prompt)"),
+    ("ordering.py", "max(asked.predicted - generated, 0)", "max(asked.predicted, 0)"),
+    ("ordering.py", "return float(asked.deadline_ns)", "return float(asked.arrival_ns)"),
+    ("ordering.py", "    r.tenants[tenant].service += INPUT_WEIGHT * r.requests[request].prompt\n", "    r.tenants[tenant].service += INPUT_WEIGHT\n"),
+    ("ordering.py", "least = min(least, r.tenants[other].service)", "least = max(least, r.tenants[other].service)"),
+]  # fmt: skip
+
+BLOCKS: list[Mutant] = [
+    ("blocks.py", "    pool.blocks[first].before = block\n", ""),
+    ("blocks.py", "    pool.blocks[0].before = block\n", ""),
+    ("blocks.py", "    pool.blocks[pool.blocks[block].after].before = pool.blocks[block].before\n", ""),
+    ("blocks.py", "    if pool.blocks[block].references == 0:\n        take_out(pool, block)\n", ""),
+    ("blocks.py", "    pool.blocks[block].references += 1\n", ""),
+    ("blocks.py", "        if pool.blocks[block].key != 0:\n            unregister(pool, block)\n", ""),
+    ("blocks.py", "    for i in range(held - 1, -1, -1):\n", "    for i in range(held):\n"),
+    ("blocks.py", "and (pool.blocks[block].key != 0 or not limits.uncached_free_to_front)", "and (pool.blocks[block].key == 0 or not limits.uncached_free_to_front)"),
+    ("blocks.py", "                push_front(pool, block)\n", "                push_back(pool, block)\n"),
+    ("blocks.py", "        if pool.blocks[block].references == 0 and (", "        if ("),
+    ("blocks.py", "    progress[request].hashed = 0\n", ""),
+    ("blocks.py", "    pool.free_slots[pool.counts[FREE_SLOTS]] = slot\n", ""),
+    ("prefix.py", "range((progress[request].known - 1) // r.limits.block_size)", "range(progress[request].known // r.limits.block_size)"),
+    ("prefix.py", "        if r.pool.blocks[block].references == 0:\n            idle += 1\n", "        idle += 1\n"),
+    ("prefix.py", "        if block == 0:\n            break\n", "        if block == 0:\n            continue\n"),
+    ("prefix.py", "    pool.blocks[last].twin = block\n", ""),
+    ("prefix.py", "        pool.places[i].block = pool.blocks[block].twin\n", "        pass\n"),
+    ("prefix.py", "        _close_gap(pool, i)\n", "        pool.places[i].key = 0\n"),
+    ("prefix.py", "        pool.counts[DISTINCT_KEYS] -= 1\n", ""),
+    ("prefix.py", "while (index + 1) * size <= tokens:", "while index * size < tokens:"),
+    ("prefix.py", "return -((int(request) << _POSITION_BITS) + index + 1)", "return -(index + 1)"),
+]  # fmt: skip
+
+AFTER: list[Mutant] = [
+    ("commit.py", "            progress.placeholders -= 1\n", ""),
+    ("commit.py", "or known >= limits.max_model_len:", "or known > limits.max_model_len:"),
+    ("commit.py", "    if left:\n        _drop_ended(r)\n", "    if left:\n        pass\n"),
+    ("commit.py", "register_full_blocks(r, request, progress.computed - progress.placeholders)", "register_full_blocks(r, request, progress.known)"),
+    ("commit.py", "    r.at[UNFINISHED] -= 1\n", "    r.at[UNFINISHED] -= status == FINISHED\n"),
+    ("commit.py", "    else:\n        leave_queue(r, request)\n", ""),
+    ("ledger.py", "    waited = host - ledger[request].since_host\n", "    waited = host\n"),
+    ("ledger.py", "ledger[request].decode += decoded - skipped\n", "ledger[request].decode += decoded\n"),
+    ("ledger.py", "        if r.ledger[request].phase == REDO:\n            continue\n", ""),
+    ("ledger.py", "            ledger.preempted += at[DEVICE_FREE] - ledger.redo_from\n", ""),
+    ("ledger.py", "        if r.ledger[request].phase == QUEUED:\n", "        if True:\n"),
+    ("ledger.py", "            ledger[request].skipped -= batches[other].decode\n", "            pass\n"),
+    ("ledger.py", "        elif phase == DECODE:\n            r.ledger[request].skipped += decode\n", "        elif phase == DECODE:\n            r.ledger[request].skipped += decode + extra\n"),
+]  # fmt: skip
+
+MUTANTS = [*VLLM_V1, *ACTIONS, *QUEUE, *BLOCKS, *AFTER]
