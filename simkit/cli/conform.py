@@ -1,13 +1,12 @@
 """`simkit conform`: the scheduler against recorded schedules of the real engine."""
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
 from simkit.cli import options
 from simkit.cli.console import emit_json
-from simkit.errors import InputError, suggestion
 
 
 def conform(
@@ -17,10 +16,10 @@ def conform(
 ) -> None:
     """Replay recorded schedules and compare every field of every step; exit code 1 if any differs."""
     from simkit.engine.recording import read_recording, replay
-    from simkit.engine.settings import EngineName
+    from simkit.engine.settings import dialect_of
 
-    if engine is not None and engine not in get_args(EngineName):
-        raise InputError(f"--engine {engine}: unknown; {suggestion(engine, get_args(EngineName))}")
+    if engine is not None:
+        dialect_of(engine)
     recordings = [(path, read_recording(path)) for path in files]
     differences = {str(path): replay(recording, engine) for path, recording in recordings}
     failed = {path: difference for path, difference in differences.items() if difference is not None}

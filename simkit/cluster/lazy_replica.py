@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from simkit.cluster.growth import enlarged, trimmed
 from simkit.engine.deployment import ReplicaSpec
-from simkit.engine.loop import MORE, advance
+from simkit.engine.discipline import engine
+from simkit.engine.loop import MORE
+from simkit.engine.predictor import PredictorSpec
 from simkit.engine.replica import new_replica
 from simkit.engine.simulate import ITERATIONS_A_CALL, load, result_of, span_of
 from simkit.engine.state import (
@@ -44,21 +46,24 @@ class Offered(NamedTuple):
 
 
 class Offers:
-    """A workload, translated once for all replicas with the same limits."""
+    """A workload, translated once for all replicas that take it the same way."""
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
-        self._known: dict[Limits, Offered] = {}
+        self._known: dict[tuple[Limits, PredictorSpec, int | None], Offered] = {}
 
-    def under(self, limits: Limits) -> Offered:
-        """What a replica with these limits is offered."""
-        if limits not in self._known:
+    def to(self, spec: ReplicaSpec) -> Offered:
+        """What a replica of a deployment is offered."""
+        limits, settings = spec.limits, spec.deployment.engine
+        key = (limits, settings.predictor, settings.max_tokens)
+        if key not in self._known:
             workload = self.workload
             spanned = limits._replace(content_span=span_of(workload.prefixes, limits))
             rows = np.arange(len(workload), dtype=np.int64)
             fits = workload.prompt_tokens.astype(np.int64) + workload.output_tokens <= limits.max_model_len
-            self._known[limits] = Offered(spanned, *load(workload, rows, spanned), fits)
-        return self._known[limits]
+            loaded = load(workload, rows, spanned, settings.predictor, settings.max_tokens)
+            self._known[key] = Offered(spanned, *loaded, fits)
+        return self._known[key]
 
 
 class LazyReplica:
@@ -67,8 +72,9 @@ class LazyReplica:
     def __init__(self, spec: ReplicaSpec, offers: Offers, room: int) -> None:
         """A replica that has computed nothing, with room for `room` requests before it must grow."""
         self._workload = offers.workload
-        self._offered = offers.under(spec.limits)
+        self._offered = offers.to(spec)
         self._tables = spec.tables
+        self._engine = engine(spec.deployment.engine.discipline)
         limits, _, content_ids, _ = self._offered
         empty = new_replica(limits, records(max(1, room), REQUEST), content_ids, records(0, ABORT), spec.num_blocks)
         # sized by requests that are still to be given
@@ -131,7 +137,7 @@ class LazyReplica:
             return
         state = MORE
         while state == MORE:
-            state = advance(r, self._tables, until_ns, ITERATIONS_A_CALL)
+            state = self._engine.advance(r, self._tables, until_ns, ITERATIONS_A_CALL)
         self._idle = bool(r.at[ROWS] == r.at[NEXT_ARRIVAL] and r.at[UNFINISHED] == 0)
         # the last turn may have committed a step that ends after `until_ns`: whom it finishes is still here till then
         row = int(r.at[OLDEST]) ^ 1

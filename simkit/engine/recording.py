@@ -8,14 +8,14 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simkit.engine.loop import iterate
 from simkit.engine.replica import new_replica
-from simkit.engine.settings import EngineName, dialect_of
+from simkit.engine.settings import FIRST_MINOR, LAST_MINOR, dialect_of
 from simkit.engine.state import (
     ABORT,
     ADMITTED,
@@ -83,10 +83,9 @@ def read_recording(path: Path) -> Recording:
 
 
 def _engine(version: str) -> str:
-    """The engine whose rules version `0.MINOR.PATCH` of vLLM has: the latest known one that is not newer."""
+    """The engine whose rules version `0.MINOR.PATCH` of vLLM has; the nearest known one for a version beyond those."""
     minor = int(version.split(".")[1])
-    known = sorted(int(name.rsplit(".", 1)[1]) for name in get_args(EngineName))
-    return f"vllm-0.{max([first for first in known if first <= minor], default=known[0])}"
+    return f"vllm-0.{min(max(minor, FIRST_MINOR), LAST_MINOR)}"
 
 
 def limits_of(config: Json, engine: str = "vllm-0.32") -> Limits:

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from simkit.engine.predictor import Constant, PredictorSpec
 from simkit.engine.state import DEADLINE, FAIR, FCFS, FEEDBACK, PRIORITY, REMAINING, SHORTEST, Limits
@@ -55,13 +55,15 @@ _TAKES: dict[str, tuple[str, ...]] = {
 }
 V0_WATERMARK = 0.01  # of all blocks (vLLM 0.6 block_manager.py)
 
-EngineName = Literal["vllm-0.16", "vllm-0.20", "vllm-0.24", "vllm-0.28", "vllm-0.30", "vllm-0.32"]
+FIRST_MINOR, LAST_MINOR = min(_DIALECTS), max(_DIALECTS)
 
 
 def dialect_of(engine: str) -> Dialect:
-    """The rules of an engine version, `vllm-0.MINOR`."""
-    minor = int(engine.rsplit(".", 1)[1])
-    return _DIALECTS[max(first for first in _DIALECTS if first <= minor)]
+    """The rules of an engine version, `vllm-0.16` to `vllm-0.32`; InputError for another name."""
+    minor = engine.removeprefix("vllm-0.")
+    if not engine.startswith("vllm-0.") or not minor.isdecimal() or not FIRST_MINOR <= int(minor) <= LAST_MINOR:
+        raise InputError(f"engine {engine!r} is not known; vllm-0.{FIRST_MINOR} to vllm-0.{LAST_MINOR} are")
+    return _DIALECTS[max(first for first in _DIALECTS if first <= int(minor))]
 
 
 class EngineSettings(BaseModel):
@@ -69,7 +71,7 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    engine: EngineName = "vllm-0.32"
+    engine: str = Field(default="vllm-0.32", description="vllm-0.16 to vllm-0.32: whose rules")
     max_num_batched_tokens: int | None = Field(default=None, ge=1, description="tokens a step; default by device")
     max_num_seqs: int | None = Field(default=None, ge=1, description="requests in a step; default by device memory")
     max_num_active_seqs: int | None = Field(default=None, ge=1)
@@ -95,6 +97,12 @@ class EngineSettings(BaseModel):
     watermark: float | None = Field(default=None, ge=0.0, lt=1.0, description="default 0; vllm-v0 0.01")
     scheduler_reserve_full_isl: bool | None = Field(default=None, description="default on where the version has it")
     enforce_eager: bool = False
+
+    @field_validator("engine")
+    @classmethod
+    def _engine_is_known(cls, name: str) -> str:
+        dialect_of(name)
+        return name
 
     def dialect(self) -> Dialect:
         """The rules of the engine version named; InputError for a setting that this version does not have."""

@@ -14,7 +14,8 @@ import numpy as np
 
 from simkit.cluster.growth import enlarged
 from simkit.engine.deployment import ReplicaSpec
-from simkit.engine.loop import IDLE, MORE, advance
+from simkit.engine.discipline import engine
+from simkit.engine.loop import IDLE, MORE
 from simkit.engine.replica import new_replica
 from simkit.engine.state import (
     ABORT,
@@ -59,6 +60,7 @@ class PacedEngine:
         self.limits = spec.limits
         self.clock = clock
         self._tables = spec.tables
+        self._advance = engine(spec.deployment.engine.discipline).advance
         self._observer = observer
         self._wake = asyncio.Event()
         self._answers: dict[int, Answer] = {}
@@ -139,7 +141,7 @@ class PacedEngine:
         at = self.replica.at
         oldest = int(at[OLDEST])
         now_ns = self.clock.now_ns()
-        state = advance(self.replica, self._tables, now_ns, 1)
+        state = self._advance(self.replica, self._tables, now_ns, 1)
         if state == IDLE:
             self._wake.clear()
             await self._wake.wait()
