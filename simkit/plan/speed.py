@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +19,8 @@ from simkit.engine.warm_up import warm_up
 from simkit.plan.capacity import throughput_bound
 from simkit.plan.sweep import replay
 from simkit.workloads.presets import preset
-from simkit.workloads.transform import rate_to
+from simkit.workloads.readers import read_workload
+from simkit.workloads.transform import rate_to, take
 from simkit.workloads.workload import Prefixes, Workload
 
 REPEATS = 5
@@ -79,6 +82,22 @@ CASES = (
     Case("system prompts with prefix caching, past the knee", 100_000, 1.3, True, system_prompts),
     Case("documents with prefix caching, at the knee", 10_000, 1.0, True, documents),
 )
+
+
+def trace_cases(trace: Path, trace_format: str | None = None) -> list[Case]:
+    """The requests of a trace as they are, arrivals brought to the knee; prefix caching on if it tells what is shared.
+
+    Raises InputError for a file that cannot be read.
+    """
+    workload = read_workload(trace, trace_format)
+    caching = workload.prefixes is not None
+    name = f"{trace.name}, prefix caching {'on' if caching else 'off'}, at the knee"
+    return [Case(name, len(workload), 1.0, caching, partial(_first_of, trace, trace_format))]
+
+
+def _first_of(trace: Path, trace_format: str | None, requests: int) -> Workload:
+    workload = read_workload(trace, trace_format)
+    return take(workload, requests) if requests < len(workload) else workload
 
 
 def deployment(caching: bool) -> ReplicaSpec:
