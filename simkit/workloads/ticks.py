@@ -14,7 +14,8 @@ def tick_of(arrival_us: I64) -> int:
 
     Times are taken to come in ticks when all gaps between distinct ones are multiples of the median gap, to 1 % of it.
     """
-    gaps = np.diff(np.unique(arrival_us))
+    gaps = np.diff(arrival_us)
+    gaps = gaps[gaps > 0]
     if len(gaps) < MIN_TIMES - 1:
         return 1
     tick = float(np.median(gaps))
