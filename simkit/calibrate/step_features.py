@@ -18,7 +18,9 @@ class StepFeatures:
 
     tokens: I64  # [steps] new tokens
     requests: I64  # [steps]
-    pairs: F64  # [steps] query-key pairs of causal attention: over requests, tokens * before + tokens (tokens + 1) / 2
+    # [steps] query-key pairs of causal attention: over requests, tokens * before + tokens (tokens + 1) / 2; for a
+    # request beyond its prompt before + tokens, because one that checks drafts reads its context once for all of them
+    pairs: F64
     longest: I64  # [steps] the most tokens that one request had after it
     device_s: F64  # [steps] from the end of scheduling to the start of the update
     host_s: F64  # [steps] scheduling, update and what lies before the next step; NaN where the engine then waited
@@ -40,7 +42,7 @@ def step_features(log: StepLog) -> StepFeatures:
     """The features and times of a log's steps; those that scheduled nothing are left out."""
     step = step_of_share(log)
     new, before = log.share_tokens, log.share_before
-    pairs = new * before.astype(np.float64) + new * (new + 1.0) / 2.0
+    pairs = np.where(_decodes(log), before + new, new * before.astype(np.float64) + new * (new + 1.0) / 2.0)
     requests = np.diff(log.first)
     tokens = _sum_by(step, new.astype(np.float64), log.steps).astype(np.int64)
     longest = np.zeros(log.steps, dtype=np.int64)
@@ -55,6 +57,15 @@ def step_features(log: StepLog) -> StepFeatures:
         decodes_only=tokens == requests,
     )
     return every.take((requests > 0) & (every.device_s > 0.0))
+
+
+def _decodes(log: StepLog) -> Flags:
+    """bool[shares]: the request is beyond its prompt; False where the log has no line for it."""
+    prompts = {line.id: line.prompt_tokens for line in log.requests}
+    # a request whose prompt is not known stays in it for ever
+    prompt = np.array([prompts.get(name, 1 << 62) for name in log.names], dtype=np.int64)
+    flags: Flags = log.share_before >= prompt[log.share_request]
+    return flags
 
 
 def step_of_share(log: StepLog) -> I64:

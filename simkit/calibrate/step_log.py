@@ -57,6 +57,7 @@ class Header(_Line):
     max_num_seqs: Ordinal | None = None
     load_average: tuple[Seconds, ...] = Field(default=(), max_length=3)
     time_unit: str = Field(default="s from the start of the run", max_length=200)
+    partial: str | None = Field(default=None, max_length=1000, description="what cut the run short")
 
 
 class RequestLine(_Line):

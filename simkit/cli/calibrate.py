@@ -5,10 +5,14 @@ from typing import Annotated
 
 import typer
 
-from simkit.cli import options
+from simkit.cli import calibrate_import, calibrate_measure, calibrate_report, options
 from simkit.cli.console import answers, emit_json, people
 
 app = typer.Typer(help="Step times from measurements: profiles.", no_args_is_help=True)
+app.command()(calibrate_measure.measure)
+app.command()(calibrate_measure.check)
+app.command()(calibrate_report.report)
+app.add_typer(calibrate_import.app, name="import")
 
 
 @app.command()

@@ -1,7 +1,7 @@
-"""`triton.jit`, with a type that the checker knows."""
+"""`triton.jit`, with types that the checker knows."""
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import triton
 from triton.runtime.interpreter import InterpretedFunction
@@ -18,6 +18,14 @@ class Kernel(Protocol):
 def jit(function: Callable[..., None]) -> Kernel:
     """Compile `function` with Triton when it is first launched on a grid."""
     return cast(Kernel, triton.jit(function))
+
+
+Device = TypeVar("Device", bound=Callable[..., object])
+
+
+def inlined(function: Device) -> Device:
+    """Let kernels call `function`; it becomes part of each."""
+    return cast(Device, triton.jit(function))
 
 
 def interpreted(kernel: Kernel) -> bool:

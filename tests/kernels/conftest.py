@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,25 +28,9 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 
 @pytest.fixture(scope="session", autouse=True)
-def bfloat16_dot() -> Iterator[None]:
-    """Let the interpreter multiply bf16: it holds bf16 as the bits of a uint16 and multiplies those (triton 11584).
+def exact_numbers() -> Iterator[None]:
+    """bf16 and fp8 as hardware has them: the interpreter has them wrong."""
+    from simkit.kernels.interpreter_numbers import exact_numbers
 
-    The operands are widened to the f32 values that the bits mean, which is exact and what tensor cores do.
-    """
-    import numpy as np
-    import triton.language as tl
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    as_it_is = InterpreterBuilder.create_dot
-
-    def widened(handle: Any) -> Any:
-        if handle.dtype.scalar != tl.bfloat16:
-            return handle
-        return TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
-
-    def create_dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:
-        return as_it_is(self, widened(a), widened(b), d, *options)
-
-    InterpreterBuilder.create_dot = create_dot
-    yield
-    InterpreterBuilder.create_dot = as_it_is
+    with exact_numbers():
+        yield

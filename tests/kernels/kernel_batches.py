@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from simkit.kernels.attention_features import AttentionFeatures
 from simkit.kernels.paged_cache import PagedCache, check_contents
 
 # The largest error accepted against float64, of values up to 1 absolute, above relative. The inputs are exact, so with
@@ -41,6 +42,30 @@ def random_queries(rows: int, q_heads: int, head_dim: int, dtype: torch.dtype, s
     return torch.randn(rows, q_heads, head_dim, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+def quantised(cache: PagedCache, per_head: bool, seed: int) -> PagedCache:
+    """The cache in fp8, each tensor or head with a scale of its own; what must not be read stays NaN."""
+    random = torch.Generator().manual_seed(seed)
+    scales = [0.01 + torch.rand(cache.kv_heads if per_head else 1, generator=random) / 50 for _ in range(2)]
+    k, v = (x.double() / scale.double()[:, None] for x, scale in zip((cache.k, cache.v), scales, strict=True))
+    return cache._replace(
+        k=k.clamp(-448, 448).to(torch.float8_e4m3fn),
+        v=v.clamp(-448, 448).to(torch.float8_e4m3fn),
+        k_scale=scales[0],
+        v_scale=scales[1],
+    )
+
+
+def features_of(names: Sequence[str], q_heads: int, seed: int) -> AttentionFeatures:
+    """Those of the features that are named, so strong that leaving one out shows."""
+    random = torch.Generator().manual_seed(seed)
+    return AttentionFeatures(
+        window_tokens=21 if "window" in names else None,
+        soft_cap=1.5 if "soft_cap" in names else None,
+        alibi_slopes=torch.rand(q_heads, generator=random) if "alibi" in names else None,
+        sinks=2.0 + torch.randn(q_heads, generator=random) if "sinks" in names else None,
+    )
+
+
 def poisoned(like: torch.Tensor) -> torch.Tensor:
     """An output in which every element that is not written shows."""
     return torch.full_like(like, math.nan)
@@ -54,7 +79,7 @@ def moved(cache: PagedCache, seed: int) -> PagedCache:
     table = cache.page_table.clone()
     named = table < len(order)
     table[named] = place[table[named].long()].int()
-    return PagedCache(cache.k[order], cache.v[order], table, cache.context_tokens)
+    return cache._replace(k=cache.k[order], v=cache.v[order], page_table=table)
 
 
 def worst(found: torch.Tensor, wanted: torch.Tensor) -> float:

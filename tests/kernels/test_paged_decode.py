@@ -7,7 +7,8 @@ import torch
 from kernel_batches import TOLERANCE, moved, poisoned, random_cache, random_queries, worst
 
 from simkit.kernels.paged_cache import PagedCache, check_contents
-from simkit.kernels.paged_decode import MAX_SPLITS, choose_split_tokens, paged_decode, paged_decode_reference
+from simkit.kernels.paged_decode import paged_decode, paged_decode_reference
+from simkit.kernels.split_kv import MAX_SPLITS, choose_split_tokens
 
 ODD_CONTEXTS = [0, 1, 15, 16, 17, 63, 64, 65, 130]
 

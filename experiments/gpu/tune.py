@@ -1,0 +1,134 @@
+"""Choose each kernel's tiles by timing them on this GPU, and write the table of configurations anew.
+
+    python experiments/gpu/tune.py --out DIR [--budget 540]     DIR/configurations.json and DIR/tune.json
+    python experiments/gpu/tune.py --plan                       what would be tried; needs no GPU
+
+The regimes of `tune_points.py` are gone through in order, the most used first, each candidate timed cold at the
+regime's points; what the budget leaves no time for keeps its entry. Then all kernels are checked against float64 with
+the new table: exit code 1 if one fails. To adopt the result, copy DIR/configurations.json over
+simkit/kernels/configurations.json and run the kernels' tests: what was timed must still compile without a spill.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+
+from machine import describe, require_device  # noqa: E402
+from point_timing import say, time_call  # noqa: E402
+from tune_points import REGIMES, Candidate, Regime, Tried, best, entry, merged, score  # noqa: E402
+
+BUDGET_S = 540.0
+CHECKS_S = 150.0  # of it, for the checks of the new table
+
+TimePoint = Callable[[Regime, Candidate, int], float]  # microseconds at the point of this number; raises RuntimeError
+
+
+def try_candidate(regime: Regime, candidate: Candidate, time_point: TimePoint) -> Tried:
+    """Its score over all points, or why there is none."""
+    try:
+        times = [time_point(regime, candidate, number) for number in range(len(regime.points))]
+    except RuntimeError as error:
+        return Tried(candidate, float("inf"), str(error))
+    return Tried(candidate, score(times))
+
+
+def tune(
+    regimes: Sequence[Regime], time_point: TimePoint, end_s: float, clock: Callable[[], float]
+) -> dict[str, list[Tried]]:
+    """What was tried of each regime, by label, until the time is over; a regime gets its share of what is left."""
+    found: dict[str, list[Tried]] = {}
+    for number, regime in enumerate(regimes):
+        share_end_s = clock() + (end_s - clock()) / (len(regimes) - number)
+        tried: list[Tried] = []
+        for candidate in regime.candidates:
+            if clock() >= (share_end_s if best(tried) else end_s):
+                break
+            tried.append(try_candidate(regime, candidate, time_point))
+        if tried:
+            found[regime.label] = tried
+            say(f"{regime.label}: {len(tried)} tried, {best(tried) or 'none ran'}")
+    return found
+
+
+def device_time_point(architecture: int) -> TimePoint:
+    """Time a candidate on the device."""
+    from kernel_calls import calls_of
+
+    from simkit.kernels.configurations import read, using
+
+    committed = read()
+
+    def time_point(regime: Regime, candidate: Candidate, number: int) -> float:
+        with using(merged(committed, [entry(regime, candidate, architecture, "tried")])):
+            timing = time_call(calls_of(regime.points[number]).ours)
+        if isinstance(timing, str):
+            raise RuntimeError(timing)
+        return timing.median_us
+
+    return time_point
+
+
+def plan() -> str:
+    """What would be tried."""
+    return "\n".join(
+        f"{regime.label}: {len(regime.candidates)} candidates at {len(regime.points)} points" for regime in REGIMES
+    )
+
+
+def main() -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="folder for results; else OUT")
+    parser.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS")
+    parser.add_argument("--plan", action="store_true", help="print what would be tried and stop")
+    chosen = parser.parse_args()
+    if chosen.plan:
+        print(plan())
+        return 0
+    if chosen.out is None:
+        parser.error("--out: a folder for the results is expected, or OUT in the environment")
+    require_device()
+    return run(Path(chosen.out), chosen.budget)
+
+
+def run(folder: Path, budget_s: float) -> int:
+    """Tune on the device, check, and write what came out; the exit code."""
+    import torch
+    from kernel_checks import all_checks
+
+    from simkit.kernels.configurations import architecture_of, read, using, write
+
+    machine = describe()
+    architecture = architecture_of(torch.device("cuda"))
+    end_s = time.monotonic() + max(0.0, budget_s - CHECKS_S)
+    found = tune(REGIMES, device_time_point(architecture), end_s, time.monotonic)
+    basis = f"timed, {machine['device']}, {str(machine['date'])[:10]}"
+    winners = [(regime, best(found.get(regime.label, []))) for regime in REGIMES]
+    table = merged(read(), [entry(regime, won.candidate, architecture, basis) for regime, won in winners if won])
+    with using(table):
+        failed = [check for check in all_checks() if not check.passed]
+    folder.mkdir(parents=True, exist_ok=True)
+    write(table, folder / "configurations.json")
+    record = {
+        "format": "simkit.tune/1",
+        "machine": machine,
+        "tried": {label: [one._asdict() for one in tried] for label, tried in found.items()},
+        "failed_checks": [check._asdict() for check in failed],
+    }
+    (folder / "tune.json").write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    for regime, won in winners:
+        print(f"{regime.label}: {won.candidate if won else 'keeps its entry'}")
+    for check in failed:
+        print(f"FAILED: {check}")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""How wrong a profile's fitted times are on measurements that the fit did not see, by operator and regime."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from simkit.calibrate.attention_kind import attention_shape
+from simkit.calibrate.collective_model import fit_collectives
+from simkit.calibrate.decode_model import fit_decode
+from simkit.calibrate.elementwise_model import fit_elementwise, fit_sampling
+from simkit.calibrate.gemm_model import fit_gemm
+from simkit.calibrate.host_model import fit_host
+from simkit.calibrate.moe_model import SIZES, fit_moe, moe_shape
+from simkit.calibrate.operator_model import multiprocessors
+from simkit.calibrate.operator_profile import OperatorProfile
+from simkit.calibrate.operator_sizes import context_array
+from simkit.calibrate.prefill_model import fit_prefill
+from simkit.calibrate.provenance import Times
+from simkit.calibrate.regions import regions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+BOOTSTRAPS = 500
+FEWEST_GROUPS = 5  # shapes to draw from; of fewer, their sizes are drawn
+SEED = 20260
+
+
+class Predicted(NamedTuple):
+    """Predictions of held-out rows."""
+
+    table: str
+    region: str
+    rule: str
+    rows: "pd.DataFrame"  # the held-out rows
+    times: Times  # [rows]
+    group: I64  # [rows] which rows stand together: what the bootstrap draws
+    fitted_rows: int
+
+
+class OperatorError(BaseModel):
+    """Errors of one part of one region; shares of the measured time, 0.04 is 4 %."""
+
+    model_config = ConfigDict(frozen=True)
+
+    table: str
+    region: str
+    part: str = Field(description="dtype or regime; all for the whole region")
+    rows: int
+    mape: float = Field(description="mean absolute error")
+    low: float = Field(description="of a 90 % interval of mape, whole shapes drawn again")
+    high: float
+    p50: float
+    p90: float
+    p95: float
+    worst: float
+    bias: float = Field(description="mean signed error")
+    interpolated: float = Field(description="share of the rows whose prediction said so; the rest was extrapolated")
+
+
+def held_out_predictions(profile: OperatorProfile) -> Iterator[Predicted]:
+    """Each table fitted without some of its rows, and these predicted.
+
+    A table that has rows kept as held-out is judged on these; any other one region after the other (`regions.py`).
+    """
+    sms = multiprocessors(profile.header)
+    for name, frame in profile.tables.items():
+        predict = _PREDICT.get(name)
+        if predict is None:
+            continue
+        kept = (frame["use"] == "held_out").to_numpy()
+        if kept.any():
+            if kept.all():
+                continue
+            found = [("held out", "points kept apart when they were measured", kept)]
+        else:
+            found = [(region.name, region.rule, region.held) for region in regions(name, frame)]
+        for region, rule, held in found:
+            rows = frame[held].reset_index(drop=True)
+            times = predict(frame[~held], rows, sms)
+            alike = _GROUP[name]
+            if rows.groupby(alike).ngroups < FEWEST_GROUPS:
+                alike = [*alike, _FINER[name]]
+            group = np.asarray(rows.groupby(alike).ngroup(), np.int64)
+            yield Predicted(name, region, rule, rows, times, group, int((~held).sum()))
+
+
+def errors(predicted: Predicted) -> list[OperatorError]:
+    """The errors of a region: whole, by dtype where there are several, by regime."""
+    everything = np.ones(len(predicted.rows), np.bool_)
+    parts = [("all", everything)]
+    for column in ("dtype", "kv_dtype", "kind", "name"):
+        if column in predicted.rows and predicted.rows[column].nunique() > 1:
+            parts += [
+                (str(word), (predicted.rows[column] == word).to_numpy())
+                for word in sorted(predicted.rows[column].unique())
+            ]
+    parts += _regimes(predicted)
+    return [_error(predicted, part, which) for part, which in parts if which.any()]
+
+
+def _regimes(predicted: Predicted) -> list[tuple[str, NDArray[np.bool_]]]:
+    """By what bounds the work: tokens of a step for linear layers, measured time for the others."""
+    if predicted.table in ("gemm", "moe", "elementwise"):
+        size, edges = predicted.rows["tokens"].to_numpy(np.float64), (33.0, 257.0)
+        names = ("up to 32 tokens", "33 to 256 tokens", "over 256 tokens")
+    else:
+        size, edges = predicted.rows["median_ns"].to_numpy(np.float64), (30e3, 300e3)
+        names = ("under 30 us", "30 to 300 us", "over 300 us")
+    place = np.searchsorted(np.array(edges), size, side="right")
+    return [(name, place == i) for i, name in enumerate(names)]
+
+
+def _error(predicted: Predicted, part: str, which: NDArray[np.bool_]) -> OperatorError:
+    ns = predicted.rows["median_ns"].to_numpy(np.float64)[which]
+    off = predicted.times.ns[which] / ns - 1.0
+    size = np.abs(off)
+    low, high = _interval(size, predicted.group[which])
+    return OperatorError(
+        table=predicted.table,
+        region=predicted.region,
+        part=part,
+        rows=len(off),
+        mape=float(size.mean()),
+        low=low,
+        high=high,
+        p50=float(np.median(size)),
+        p90=float(np.percentile(size, 90)),
+        p95=float(np.percentile(size, 95)),
+        worst=float(size.max()),
+        bias=float(off.mean()),
+        interpolated=float((predicted.times.tag[which] <= 1).mean()),
+    )
+
+
+def _interval(size: F64, group: I64) -> tuple[float, float]:
+    """The 5th and 95th percentile of the mean when whole groups are drawn again: rows of a shape err alike."""
+    _, index = np.unique(group, return_inverse=True)
+    sums, counts = np.bincount(index, weights=size), np.bincount(index)
+    rng = np.random.default_rng(SEED)
+    drawn = rng.integers(0, len(sums), (BOOTSTRAPS, len(sums)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    return float(np.percentile(means, 5)), float(np.percentile(means, 95))
+
+
+def _each(rows: "pd.DataFrame", columns: list[str], ns: "Callable[[pd.DataFrame], Times]") -> Times:
+    """Predictions made for each group of equal shape."""
+    out, tag = np.empty(len(rows)), np.empty(len(rows), np.int8)
+    for index in rows.groupby(columns).indices.values():
+        found = ns(rows.iloc[index])
+        out[index], tag[index] = found.ns, found.tag
+    return Times(out, tag)
+
+
+def _gemm(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+    model = fit_gemm(fit)
+
+    def ns(part: "pd.DataFrame") -> Times:
+        first = part.iloc[0]
+        return model.ns(_column(part, "tokens"), int(first["n"]), int(first["k"]), str(first["dtype"]))
+
+    return _each(rows, ["dtype", "n", "k"], ns)
+
+
+def _decode(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+    model = fit_decode(fit, sms)
+
+    def ns(part: "pd.DataFrame") -> Times:
+        shape = attention_shape(part.iloc[0])
+        found = model.ns(_column(part, "batch"), _column(part, "context_tokens"), shape)
+        for i, text in enumerate(part["contexts"]):
+            if text:
+                one = model.ragged_ns(context_array(text), shape)
+                found.ns[i], found.tag[i] = one.ns, one.tag
+        return found
+
+    return _each(rows, _ATTENTION, ns)
+
+
+def _prefill(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+    model = fit_prefill(fit)
+
+    def ns(part: "pd.DataFrame") -> Times:
+        first = part.iloc[0]
+        return model.ns(_column(part, "chunk"), _column(part, "past"), attention_shape(first), int(first["batch"]))
+
+    return _each(rows, [*_ATTENTION, "batch"], ns)
+
+
+def _moe(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+    model = fit_moe(fit)
+
+    def ns(part: "pd.DataFrame") -> Times:
+        first = part.iloc[0]
+        shape = moe_shape([int(first[name]) for name in SIZES], str(first["dtype"]))
+        return model.ns(_column(part, "tokens"), shape, str(first["routing"]))
+
+    return _each(rows, ["dtype", "routing", *SIZES], ns)
+
+
+def _collective(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+    model = fit_collectives(fit)
+
+    def ns(part: "pd.DataFrame") -> Times:
+        return model.ns(str(part["kind"].iloc[0]), _column(part, "bytes"), int(part["gpus"].iloc[0]))
+
+    return _each(rows, ["kind", "gpus"], ns)
+
+
+def _elementwise(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+    model = fit_elementwise(fit)
+    return _each(rows, ["name"], lambda part: model.ns(str(part["name"].iloc[0]), _column(part, "bytes")))
+
+
+def _sampling(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+    model = fit_sampling(fit)
+    return _each(rows, ["vocab"], lambda part: model.ns(_column(part, "rows"), int(part["vocab"].iloc[0])))
+
+
+def _host(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+    return fit_host(fit).ns(_column(rows, "requests"))
+
+
+def _column(part: "pd.DataFrame", name: str) -> F64:
+    return part[name].to_numpy(np.float64)
+
+
+_ATTENTION = ["kv_dtype", "heads", "kv_heads", "head_dim", "window"]
+_PREDICT = {
+    "gemm": _gemm,
+    "attention_decode": _decode,
+    "attention_prefill": _prefill,
+    "moe": _moe,
+    "collective": _collective,
+    "elementwise": _elementwise,
+    "sampling": _sampling,
+    "host": _host,
+}
+_GROUP = {
+    "gemm": ["dtype", "n", "k"],
+    "attention_decode": _ATTENTION,
+    "attention_prefill": _ATTENTION,
+    "moe": ["dtype", *SIZES],
+    "collective": ["kind", "gpus"],
+    "elementwise": ["name"],
+    "sampling": ["vocab"],
+    "host": ["part"],
+}
+_FINER = {
+    "gemm": "tokens",
+    "attention_decode": "batch",
+    "attention_prefill": "chunk",
+    "moe": "tokens",
+    "collective": "bytes",
+    "elementwise": "tokens",
+    "sampling": "rows",
+    "host": "requests",
+}

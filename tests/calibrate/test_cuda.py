@@ -1,0 +1,230 @@
+"""Calibration on CUDA, up to the first device call: what is launched, what the driver says, what is reported."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("torch", reason="measuring needs torch; install the extra gpu, or its CPU build")
+pytest.importorskip("triton", reason="the kernels need triton; install the extra gpu")
+
+import torch
+
+from simkit.calibrate.cuda_seen import QUERY, device_seen, read_lines, throttled
+from simkit.calibrate.emitted_launches import as_launched
+from simkit.calibrate.emitted_step_time import StepComposer, composed_error, prepare_line
+from simkit.calibrate.measure_summary import table_summaries
+from simkit.calibrate.operator_model import fit_operators
+from simkit.calibrate.operator_profile import DeviceSeen, Header, KernelSource, OperatorProfile, Origin
+from simkit.calibrate.operator_sizes import AttentionShape
+from simkit.calibrate.points import PlannedPoint, Point, has_kernel, point_columns
+from simkit.calibrate.points_plan import decode_point, plan_points, prefill_point
+from simkit.calibrate.points_scope import Scope
+from simkit.engine.emitted_steps import Share
+from simkit.models.catalog import load_model
+from simkit.models.layout import Layout
+from simkit.models.operators import linear_operators
+
+ROOT = Path(__file__).resolve().parents[2]
+SHAPE = AttentionShape(32, 8, 128)
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_calibrate", ROOT / "experiments/gpu/calibrate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def law_ns(point: Point) -> float:
+    """Times of a made-up device: 700 TFLOP/s, 4 TB/s, 3 us a launch; attention by its KV bytes or its pairs."""
+    if point.table == "gemm":
+        tokens, n, k = (point.count(name) for name in ("tokens", "n", "k"))
+        return 3e3 + max(2.0 * tokens * n * k / 700e3, 2.0 * n * k / 4e3)
+    if point.table == "attention_decode":
+        return 6e3 + 4096.0 * point.count("context_tokens") / 4e3
+    if point.table == "attention_prefill":
+        chunk, past = point.count("chunk"), point.count("past")
+        return 6e3 + 4.0 * 32 * 128 * (chunk * past + chunk * (chunk + 1) / 2 + 300 * chunk) / 400e3
+    if point.table == "elementwise":
+        return 2e3 + point.count("bytes") / 3e3
+    if point.table == "sampling":
+        return 4e3 + point.count("rows") * point.count("vocab") * 2 / 3e3
+    return 5e3
+
+
+def made_up_profile(points: list[PlannedPoint]) -> OperatorProfile:
+    rows: dict[str, list[dict[str, object]]] = {}
+    for planned in points:
+        point = planned.point
+        row: dict[str, object] = dict(zip(point_columns(point.table), point.sizes, strict=True))
+        if has_kernel(point.table):
+            row["kernel"] = "a law"
+        ns = law_ns(point)
+        times = {"median_ns": ns, "p10_ns": 0.99 * ns, "p90_ns": 1.01 * ns, "repeats": 10, "known": "measured"}
+        rows.setdefault(point.table, []).append(row | times | {"use": "held_out" if planned.held_out else "fit"})
+    header = Header(
+        name="made up",
+        created="2026-01-31",
+        simkit_version="0",
+        device="h200",
+        seen=DeviceSeen(name="made up", multiprocessors=132),
+        versions={"torch": "2", "cuda": "12"},
+        kernels=KernelSource(name="a law"),
+        origin=Origin(kind="measured", name="a test"),
+    )
+    return OperatorProfile(header, {table: pd.DataFrame(lines) for table, lines in rows.items()})
+
+
+@pytest.fixture(scope="module")
+def profile() -> OperatorProfile:
+    scope = Scope((load_model("llama-3.1-8b"),), 2048, 64, 8192, 131_072, capture_sizes=(1, 2, 4, 8, 16, 32, 64))
+    rng = np.random.default_rng(0)
+    held = [decode_point(SHAPE, rng.integers(200, 4000, size)) for size in (3, 9, 17, 33, 50)]
+    held += [decode_point(SHAPE, np.full(21, 777))]
+    held += [prefill_point(SHAPE, chunk, past) for chunk, past in ((333, 0), (77, 900), (1501, 64))]
+    held += [Point("gemm", ("bf16", tokens, 6144, 4096)) for tokens in (71, 333, 1501)]
+    plan = plan_points(scope._replace(fused_rope=True))
+    return made_up_profile([*plan, *(PlannedPoint(point, 0, held_out=True) for point in held)])
+
+
+def test_every_kernel_is_launched_with_arguments_it_takes() -> None:
+    """In Triton's interpreter, which refuses what the launchers refuse; in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("cuda_operators_interpreted.py"))],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    tables = [line.split()[0] for line in done.stdout.splitlines()]
+    assert set(tables) >= {"gemm", "attention_decode", "attention_prefill", "attention_mixed", "elementwise", "moe"}
+    # 2 KB of weights against 4 caches of 4 KB: eight sets in turn
+    assert done.stdout.splitlines()[0].split()[1] == "8"
+
+
+def test_the_drivers_lines_become_medians() -> None:
+    lines = read_lines(
+        [
+            "1980, 3201, 650.2, 700.00, 61, 0x0000000000000004, 570.86.15",
+            "1755, 3201, 690.0, 700.00, 64, 0x0000000000000001, 570.86.15",
+            "1755, 3201, 695.5, 700.00, 65, 0x0000000000000004, 570.86.15",
+            "1755, 32",
+        ]
+    )
+    assert len(lines) == 3
+    seen = device_seen("NVIDIA H200", 132, 150 << 30, lines)
+    assert (seen.clock_mhz, seen.memory_clock_mhz, seen.power_w, seen.temperature_c) == (1755, 3201, 690.0, 64)
+    assert (seen.driver, seen.power_limit_w) == ("570.86.15", 700.0)
+    assert seen.throttled == "power cap 67%"
+
+
+def test_what_a_driver_does_not_say_is_left_open() -> None:
+    lines = read_lines([", ".join(["[N/A]"] * (len(QUERY) - 1) + ["1.2"])])
+    seen = device_seen("a GPU", 10, 1 << 30, lines)
+    assert (seen.clock_mhz, seen.power_w, seen.driver) == (None, None, "1.2")
+    nothing = device_seen("a GPU", 10, 1 << 30, [])
+    assert (nothing.driver, nothing.throttled) == (None, None)
+
+
+def test_idle_throttles_nothing() -> None:
+    assert throttled(["0x0000000000000001", "0x0000000000000000"]) == ""
+    assert throttled(["0x0000000000000060", "0x0"]) == "software thermal 50%, hardware thermal 50%"
+
+
+def test_a_step_is_the_sum_of_its_operators(profile: OperatorProfile) -> None:
+    """By hand, from the law: one decode step of 16 requests at sizes that were timed."""
+    arch = load_model("llama-3.1-8b")
+    composer = StepComposer(fit_operators(profile), arch, "bf16")
+    step = [Share(1, 511, True)] * 16
+    gemms = [(6144, 4096), (4096, 4096), (28_672, 4096), (4096, 14_336)]
+    layer = sum(law_ns(Point("gemm", ("bf16", 16, n, k))) for n, k in gemms)
+    layer += law_ns(decode_point(SHAPE, np.full(16, 512)))
+    for name, token_bytes, launches in (("norm", 32_768, 2), ("rope_kv_write", 24_576, 1), ("activation", 86_016, 1)):
+        layer += launches * law_ns(Point("elementwise", (name, 16, 1, 16 * token_bytes)))
+    once = law_ns(Point("gemm", ("bf16", 16, 128_256, 4096))) + law_ns(Point("sampling", ("greedy", 16, 128_256)))
+    once += law_ns(Point("elementwise", ("norm", 16, 1, 16 * 32_768)))
+    once += law_ns(Point("elementwise", ("embedding", 16, 1, 16 * 16_384)))
+    assert composer.ns(step) == pytest.approx(32 * layer + once, rel=0.02)
+    names = {part.name for part in composer.parts([*step, Share(100, 0, False)])}
+    assert {"attention_decode", "attention_prefill", "lm_head", "rope_kv_write"} <= names
+
+
+def test_one_launch_for_rotation_and_write_is_counted_once(profile: OperatorProfile) -> None:
+    """Its bytes are those timed under its name: q read and written, k and v read and written to the cache."""
+    operators = linear_operators(load_model("llama-3.1-8b"), Layout(), np.array([16.0]))
+    merged = as_launched(operators, fit_operators(profile))
+    assert len(merged) == len(operators) - 1
+    (fused,) = [operator for operator in merged if operator.name == "rope_kv_write"]
+    assert fused.launches == 32
+    assert fused.memory_bytes[0] == 32 * 16 * 2 * (2 * 4096 + 2 * 1024 + 2 * 1024)
+    apart = profile.tables["elementwise"]
+    without = profile.tables | {"elementwise": apart[apart["name"] != "rope_kv_write"]}
+    assert as_launched(operators, fit_operators(OperatorProfile(profile.header, without))) == operators
+
+
+def test_what_the_profile_lacks_is_named(profile: OperatorProfile) -> None:
+    less = OperatorProfile(profile.header, {"gemm": profile.tables["gemm"]})
+    composer = StepComposer(fit_operators(less), load_model("llama-3.1-8b"), "bf16")
+    with pytest.raises(KeyError, match="the profile has nothing for"):
+        composer.ns([Share(1, 10, True)])
+
+
+def test_preparing_is_a_line_over_requests_and_tokens() -> None:
+    sizes = [(1, 1), (4, 4), (16, 16), (1, 512), (16, 512)]
+    ns = [1000.0 + 50.0 * requests + 3.0 * tokens for requests, tokens in sizes]
+    frame = pd.DataFrame(
+        {
+            "part": "prepare",
+            "requests": [requests for requests, _ in sizes],
+            "tokens": [tokens for _, tokens in sizes],
+            "median_ns": ns,
+            "use": "fit",
+        }
+    )
+    line = prepare_line(frame)
+    assert line is not None
+    assert line(8, 200) == pytest.approx(1000.0 + 400.0 + 600.0)
+    assert prepare_line(frame[:2]) is None
+
+
+def test_composed_errors_are_shares_of_what_was_measured() -> None:
+    error = composed_error([110.0, 95.0, 100.0], [100.0, 100.0, 100.0])
+    assert error.median_abs == pytest.approx(0.05)
+    assert error.bias == pytest.approx(305 / 300 - 1)
+    assert error.worst_abs == pytest.approx(0.10)
+
+
+def test_the_report_says_which_aims_are_met(script: ModuleType, profile: OperatorProfile) -> None:
+    aims = [*script.operator_aims(profile), *script.composed_aims(composed_error([104.0] * 4, [100.0] * 4))]
+    verdicts = {aim.name: aim.verdict for aim in aims}
+    # the law is smooth and free of noise, so that all operators are predicted
+    assert {verdict for name, verdict in verdicts.items() if "composed" not in name} == {"met"}
+    assert verdicts["composed layers, median error"] == "met"
+    assert verdicts["composed layers, bias"] == "missed"
+    text = script.report(profile, table_summaries(profile), aims, 480.0)
+    assert "| composed layers, bias | 2% | +4.0% | missed |" in text
+    assert "| gemm |" in text
+    assert script.composed_aims(None)[0].verdict == "not measured"
+
+
+def test_the_script_ends_before_the_first_device_call(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    command = [sys.executable, str(ROOT / "experiments/gpu/calibrate.py"), "--out", str(tmp_path / "results")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("calibrate: no CUDA device")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,67 @@
+"""`simkit run` with an operator profile: its times, their provenance, and whose device it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from simkit.calibrate.operator_profile import OperatorProfile, write_operator_profile
+from simkit.cli.main import app
+from simkit.errors import InputError
+
+from .made_up_profile import gemm_table, made_up_profile
+
+RUN = ("run", "--model", "llama-3.1-8b", "--preset", "azure-conv-2023", "--rate", "2", "-n", "40", "--json")
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("profiles") / "made-up"
+    write_operator_profile(made_up_profile(), folder)
+    return folder
+
+
+def test_a_run_says_what_share_of_its_time_is_known_how(profile: Path) -> None:
+    done = CliRunner().invoke(app, [*RUN, "--device", "h100", "--profile", str(profile)], catch_exceptions=False)
+    tree = json.loads(done.stdout)["step_time"]
+    assert tree["provenance"] == "operators measured: made up, 2026-01-31"
+    assert "not measured: elementwise" in tree["note"]
+    shares = tree["share_of_time"]
+    assert list(shares) == ["measured", "interpolated", "extrapolated", "assumed"]
+    assert sum(shares.values()) == pytest.approx(1.0)
+    # Llama's GEMMs lie between the widths that were timed; its heads were timed; elementwise kernels were not
+    assert shares["interpolated"] > shares["measured"] > 0.0
+    assert shares["assumed"] > 0.0
+
+
+def test_a_profile_of_another_device_is_refused_unless_allowed(profile: Path) -> None:
+    wrong = [*RUN, "--device", "h200", "--profile", str(profile)]
+    with pytest.raises(InputError, match="was measured on h100-sxm, and the deployment is on h200; give --device h100"):
+        CliRunner().invoke(app, wrong, catch_exceptions=False)
+    allowed = CliRunner().invoke(app, [*wrong, "--set", "profile_any_device=true"], catch_exceptions=False)
+    assert allowed.exit_code == 0
+
+
+def test_a_report_tells_errors_and_draws_them(profile: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    done = CliRunner().invoke(
+        app, ["calibrate", "report", str(profile), "--out", str(page), "--json"], catch_exceptions=False
+    )
+    tree = json.loads(done.stdout)
+    regions = {(error["table"], error["region"]) for error in tree["errors"]}
+    assert ("gemm", "shapes") in regions
+    assert ("attention_decode", "cells") in regions
+    html = page.read_text()
+    assert html.count("<svg") == 2 * len(regions)
+    assert "predicted against measured" in html
+    again = tmp_path / "again.html"
+    CliRunner().invoke(app, ["calibrate", "report", str(profile), "--out", str(again)], catch_exceptions=False)
+    assert again.read_bytes() == page.read_bytes()
+
+
+def test_a_profile_too_small_to_judge_says_so(tmp_path: Path, profile: Path) -> None:
+    whole = made_up_profile()
+    write_operator_profile(OperatorProfile(whole.header, {"gemm": gemm_table().head(1)}), tmp_path / "tiny")
+    with pytest.raises(InputError, match="no table is large enough"):
+        CliRunner().invoke(app, ["calibrate", "report", str(tmp_path / "tiny")], catch_exceptions=False)
