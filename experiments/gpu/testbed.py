@@ -155,7 +155,7 @@ def calibrated(bench: Bench, plan: Plan, out: Path, found: dict[str, object]) ->
     profile = fit_steps(paths)
     found["whole_step"] = profile_rows(profile)
     knotted = fit_knotted(paths)
-    found["knotted"] = {name: np.asarray(value).tolist() for name, value in vars(knotted).items()}
+    found["knotted"] = knotted.as_json()
     sizes = (limits.max_num_batched_tokens, limits.max_running, limits.max_model_len)
     kv_tokens = bench.executor.num_blocks * limits.block_size
     return {

@@ -215,7 +215,7 @@ def _launch(
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
-    add_up(parts, lse, cache.context_tokens, out, None, split_tokens)
+    add_up(parts, lse, cache.context_tokens, out, split_tokens)
 
 
 def mla_decode_reference(q: torch.Tensor, cache: LatentCache, scale: float, latent_dim: int = 512) -> torch.Tensor:

@@ -239,7 +239,7 @@ def _launch(
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
-    add_up(parts, lse, cache.context_tokens, out, features.window_tokens, split_tokens)
+    add_up(parts, lse, cache.context_tokens, out, split_tokens)
 
 
 def paged_decode_reference(

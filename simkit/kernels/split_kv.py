@@ -25,7 +25,6 @@ def decode_reduce_kernel(
     partial_lse: tl.pointer_type,
     context_tokens: tl.pointer_type,
     out: tl.pointer_type,
-    window_tokens: int,
     split_tokens: int,
     splits: int,
     out_stride_request: int,
@@ -37,10 +36,8 @@ def decode_reduce_kernel(
     request = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     q_heads = tl.num_programs(1)
-    seen = tl.load(context_tokens + request)
-    if window_tokens is not None:
-        seen = tl.minimum(seen, window_tokens)
-    parts = tl.minimum((seen + split_tokens - 1) // split_tokens, splits)
+    # of a context beyond a window only the window was cut up, and that is all `splits`
+    parts = tl.minimum((tl.load(context_tokens + request) + split_tokens - 1) // split_tokens, splits)
     dim = tl.arange(0, BLOCK_DIM)
     dim_ok = dim < HEAD_DIM
     row = (request * q_heads + head) * splits
@@ -78,7 +75,6 @@ def add_up(
     lse: torch.Tensor,
     context_tokens: torch.Tensor,
     out: torch.Tensor,
-    window_tokens: int | None,
     split_tokens: int,
 ) -> None:
     """Write the sum of the parts to `out` [requests, q_heads, head_dim]; nothing to do where there is one."""
@@ -90,7 +86,6 @@ def add_up(
         lse,
         context_tokens,
         out,
-        window_tokens,
         split_tokens,
         splits,
         *out.stride()[:2],

@@ -169,7 +169,7 @@ def rope(
     return completed(Case("rope_cache", label, kernel, signature, constants, config.num_warps, config.num_stages))
 
 
-def reduce(head_dim: int, dtype: str, *features: str) -> Case:
+def reduce(head_dim: int, dtype: str) -> Case:
     signature = {
         "partial_out": "*fp32",
         "partial_lse": "*fp32",
@@ -179,10 +179,10 @@ def reduce(head_dim: int, dtype: str, *features: str) -> Case:
         "splits": "i32!",
         "out_stride_request": "i32",
         "out_stride_head": "i32",
-        **optional("window" in features, "window_tokens", "i32!"),
     }
-    label = " ".join([f"d{head_dim} {dtype}", *features])
-    return completed(Case("reduce", label, split_kv.decode_reduce_kernel, signature, shape_of(head_dim), 1, 3))
+    return completed(
+        Case("reduce", f"d{head_dim} {dtype}", split_kv.decode_reduce_kernel, signature, shape_of(head_dim), 1, 3)
+    )
 
 
 # head size, group, page, dtype, cache, features: each a model's, or a corner of the table
@@ -237,5 +237,5 @@ def cases(architecture: int) -> list[Case]:
     found += [prefill(table, architecture, *shape) for shape in [*shapes, *ENCODERS]]
     found += [mla(table, architecture, *shape) for shape in LATENT + (LATENT_FP8 if architecture >= 89 else [])]
     found += [rope(table, architecture, *shape) for shape in ROPE + (ROPE_FP8 if architecture >= 89 else [])]
-    found += [reduce(128, "bf16"), reduce(256, "fp32", "window")]
+    found += [reduce(128, "bf16"), reduce(256, "fp32")]
     return found

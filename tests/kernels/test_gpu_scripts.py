@@ -131,8 +131,8 @@ def test_every_check_passes_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> 
         tokens=(1, 9),
         experts=8,
         hidden=128,
-        vocab=2500,
-        text=40,
+        vocab=900,
+        text=20,
     )
     checks = kernel_checks.all_checks(small)
     assert [check for check in checks if not check.passed] == []
