@@ -172,6 +172,16 @@ def operator_profile_hash(header: Header) -> str:
     return hashlib.sha256(header_text(header).encode()).hexdigest()
 
 
+def profile_folder(path: Path) -> Path | None:
+    """The directory of an operator profile that a path means, itself or its header's; None if it means none."""
+    if path.is_dir():
+        return path
+    if path.name != HEADER_FILE or not path.is_file():
+        return None
+    raw = _bounded(path, LARGEST_HEADER_BYTES, "name a profile")
+    return path.parent if FORMAT.encode() in raw else None
+
+
 def read_header(folder: Path) -> Header:
     """The header of a profile's directory.
 

@@ -17,10 +17,12 @@ class Status(IntEnum):
 
     UNFINISHED = 0  # the run was interrupted or stopped before its last token
     FINISHED = 1
-    REJECTED = 2  # it could never run: prompt too long for the model's context or for the whole KV cache
+    REJECTED = 2  # it could never run: prompt too long for the model's context or for the whole KV cache; a fleet: 429
+    TIMED_OUT = 3  # in a fleet: its client gave up, or its deadline passed while it waited
+    FAILED = 4  # in a fleet: its replica was lost, and nobody tried again
 
 
-WATERFALL = ("queue_ns", "prefill_ns", "decode_ns", "stalled_ns", "preempted_ns", "host_ns")
+WATERFALL = ("queue_ns", "prefill_ns", "decode_ns", "stalled_ns", "preempted_ns", "host_ns", "transfer_ns")
 """The parts of a request's life, in the order drawn; for a finished request they sum exactly to its E2E latency."""
 
 
@@ -49,6 +51,7 @@ class RequestColumns:
     stalled_ns: I64  # device time that others' prefill added to steps while it decoded, or steps that left it out
     preempted_ns: I64  # from a preemption until all that it lost was computed again
     host_ns: I64  # time between steps in which the device waited for the host
+    transfer_ns: I64  # its KV on a link: from prefill to decode, or from a slower tier
 
     def __len__(self) -> int:
         return len(self.status)

@@ -73,7 +73,8 @@ def _trend(requests: RequestColumns, arrivals: F64) -> tuple[float, float, float
 def in_system(requests: RequestColumns, times_ns: I64) -> I64:
     """How many requests were in the system, arrived and not over, at each of the times."""
     served = requests.status != Status.REJECTED
-    finished = requests.status == Status.FINISHED
+    # whoever gave up has left too
+    finished = ~np.isin(requests.status, (Status.UNFINISHED, Status.REJECTED))
     arrived = np.searchsorted(np.sort(requests.arrival_ns[served]), times_ns, side="right")
     left = np.searchsorted(np.sort(requests.finish_ns[finished]), times_ns, side="right")
     return (arrived - left).astype(np.int64)

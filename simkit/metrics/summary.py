@@ -7,7 +7,7 @@ import numpy as np
 from simkit.metrics.latency import Latencies, finished_latencies
 from simkit.metrics.result import F64, WATERFALL, Histogram, RunResult, Status
 from simkit.metrics.saturation import Saturation, saturation
-from simkit.metrics.slo import Target, targets
+from simkit.metrics.slo import Target, promise, quantile
 
 Tree = dict[str, object]
 
@@ -22,7 +22,8 @@ def summarize(result: RunResult, slo: Mapping[str, float] | None = None) -> Tree
     """
     latencies = finished_latencies(result.requests)
     verdict = saturation(result.requests)
-    measured = _latency(latencies, result.itl)
+    promised = promise(slo or {})
+    measured = _latency(latencies, result.itl, promised.targets)
     unknown: Tree = {metric: dict.fromkeys(_keys(), None) for metric in measured}
     return {
         "complete": result.complete,
@@ -31,7 +32,7 @@ def summarize(result: RunResult, slo: Mapping[str, float] | None = None) -> Tree
         "latency_s": unknown if verdict.saturated else measured,
         "latency_of_this_run_s": measured,
         "throughput": _throughput(result),
-        "goodput": goodput(result, latencies, targets(slo or {})),
+        "goodput": goodput(result, latencies, promised.limits),
         "waterfall_mean_s": _waterfall(result),
         "kv": _kv(result),
         "preemptions": int(result.requests.preemptions.sum()),
@@ -54,31 +55,36 @@ def _keys() -> Sequence[str]:
     return ("mean", *QUANTILES, "max")
 
 
-def statistics(values: F64) -> dict[str, float | None]:
+def statistics(values: F64, quantiles: Mapping[str, float] = QUANTILES) -> dict[str, float | None]:
     """Mean, quantiles (linear between order statistics, as numpy's) and maximum of what is not NaN; None if nothing."""
     values = values[~np.isnan(values)]
     if not len(values):
-        return dict.fromkeys(_keys(), None)
-    quantiles = np.quantile(values, list(QUANTILES.values()))
-    named = dict(zip(QUANTILES, quantiles.tolist(), strict=True))
+        return dict.fromkeys(("mean", *quantiles, "max"), None)
+    found = np.quantile(values, list(quantiles.values()))
+    named = dict(zip(quantiles, found.tolist(), strict=True))
     return {"mean": float(values.mean()), **named, "max": float(values.max())}
 
 
-def _latency(latencies: Latencies, itl: Histogram) -> Tree:
-    measured: Tree = {
-        name: statistics(getattr(latencies, f"{name}_s")) for name in ("ttft", "tpot", "ntpot", "e2e", "queue")
-    }
-    gaps = int(itl.count.sum())
-    measured["itl"] = (
-        {
-            "mean": itl.mean() / 1e9,
-            **{name: itl.quantile(q) / 1e9 for name, q in QUANTILES.items()},
-            "max": itl.maximum / 1e9,
-        }
-        if gaps
-        else dict.fromkeys(_keys(), None)
-    )
+def _latency(latencies: Latencies, itl: Histogram, wanted: Sequence[Target]) -> Tree:
+    """The statistics printed, and those that a target names beside them."""
+    measured: Tree = {}
+    for name in ("ttft", "tpot", "ntpot", "e2e", "queue", "itl"):
+        asked = [target.statistic for target in wanted if target.metric == name]
+        extra = {statistic: q for statistic in asked if (q := quantile(statistic)) is not None}
+        quantiles = {**QUANTILES, **extra}
+        if name == "itl":
+            measured[name] = _gaps(itl, quantiles)
+        else:
+            measured[name] = statistics(getattr(latencies, f"{name}_s"), quantiles)
     return measured
+
+
+def _gaps(itl: Histogram, quantiles: Mapping[str, float]) -> dict[str, float | None]:
+    """Statistics of the gaps between tokens, s."""
+    if not int(itl.count.sum()):
+        return dict.fromkeys(("mean", *quantiles, "max"), None)
+    named = {name: itl.quantile(q) / 1e9 for name, q in quantiles.items()}
+    return {"mean": itl.mean() / 1e9, **named, "max": itl.maximum / 1e9}
 
 
 def _requests(result: RunResult) -> Tree:

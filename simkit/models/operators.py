@@ -243,7 +243,12 @@ def _experts(shard: _Shard, ffn: MoE, count: int) -> Iterator[Operator]:
         )
     per_token = held / np.maximum(tokens, 1.0)
     yield counted(
-        "activation", "elementwise", count, tokens, read=4.0 * count * held * width, written=2.0 * count * held * width
+        "expert_activation",
+        "elementwise",
+        count,
+        tokens,
+        read=4.0 * count * held * width,
+        written=2.0 * count * held * width,
     )
     yield counted(
         "combine",

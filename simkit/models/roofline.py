@@ -1,13 +1,11 @@
 """Step times from datasheet figures: every operator on a roofline, summed. Never measured, so labelled uncalibrated."""
 
-from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simkit.models.architecture import Architecture
-from simkit.models.attention_operators import decode_attention, prefill_attention
-from simkit.models.captures import default_capture_sizes, padded_tokens
 from simkit.models.device import Device
 from simkit.models.efficiency import (
     CORNER,
@@ -19,10 +17,11 @@ from simkit.models.efficiency import (
     collective,
     compute_fraction,
 )
-from simkit.models.layout import Layout, check_layout
-from simkit.models.operators import Operator, linear_operators, sampling_operators
+from simkit.models.layout import Layout
+from simkit.models.operators import Operator
 from simkit.models.precision import Precision
-from simkit.models.steptables import StepTables, grid_values
+from simkit.models.step_law import StepLaw, TableSizes, decode_ns, prefill_ns, step_tables
+from simkit.models.steptables import StepTables
 
 F64 = NDArray[np.float64]
 
@@ -47,34 +46,15 @@ def operator_ns(operator: Operator, device: Device, arch: Architecture, weights:
     return np.where(busy > 0, operator.launches * EFFICIENCY[family].fixed_ns + busy * 1e9, 0.0)
 
 
-def linear_ns(
-    arch: Architecture,
-    device: Device,
-    layout: Layout,
-    tokens: NDArray[np.int64],
-    weights: Precision | None = None,
-    kv: Precision = "bf16",
-    capture_sizes: tuple[int, ...] = (),
-) -> F64:
-    """GEMMs, norms, activations, experts and collectives of steps of `tokens` (i64[n]) new tokens; f64[n] in ns.
-
-    Up to the largest capture size a graph of the next size runs; above it kernels are launched one by one, and the step
-    takes at least the time of its launches.
-    """
-    padded = padded_tokens(tokens, capture_sizes)
-    operators = linear_operators(arch, layout, padded.astype(np.float64), weights, kv)
-    total = _sum_ns(operators, device, arch, weights, padded.shape)
-    launches = sum(operator.launches for operator in operators) + len(arch.layers)
-    eager = (tokens > max(capture_sizes, default=0)) & (tokens > 0)
-    return np.where(eager, np.maximum(total, launches * LAUNCH_NS), total)
-
-
-def sample_ns(
-    arch: Architecture, device: Device, layout: Layout, rows: NDArray[np.int64], weights: Precision | None = None
-) -> F64:
-    """lm_head and sampling of `rows` (i64[n]) tokens; f64[n] in ns."""
-    operators = sampling_operators(arch, layout, rows.astype(np.float64))
-    return _sum_ns(operators, device, arch, weights, rows.shape)
+def roofline_law(arch: Architecture, device: Device, weights: Precision | None = None) -> StepLaw:
+    """The step law of a model on a device, from datasheet figures alone."""
+    return StepLaw(
+        operator_ns=partial(operator_ns, device=device, arch=arch, weights=weights),
+        launch_ns=LAUNCH_NS,
+        host_step_ns=HOST_STEP_NS,
+        host_request_ns=HOST_REQUEST_NS,
+        prefill_extra_keys=PREFILL_EXTRA_KEYS,
+    )
 
 
 def decode_attention_ns(
@@ -87,9 +67,8 @@ def decode_attention_ns(
     kv: Precision = "bf16",
 ) -> F64:
     """Attention of `requests` decodes over `contexts` tokens in sum, of the layers with or without a window; in ns."""
-    operators = decode_attention(arch, layout, requests.astype(np.float64), contexts.astype(np.float64), windowed, kv)
-    shape = np.broadcast_shapes(requests.shape, contexts.shape)
-    return np.where(requests > 0, _sum_ns(operators, device, arch, None, shape), 0.0)
+    law = roofline_law(arch, device)
+    return decode_ns(law, arch, layout, requests.astype(np.float64), contexts.astype(np.float64), windowed, kv)
 
 
 def prefill_attention_ns(
@@ -101,23 +80,8 @@ def prefill_attention_ns(
     kv: Precision = "bf16",
 ) -> F64:
     """Attention of a prefill chunk after `past` tokens, all layers; in ns."""
-    shape = np.broadcast_shapes(chunk.shape, past.shape)
-    chunks, pasts = chunk.astype(np.float64), past.astype(np.float64)
-    operators = prefill_attention(arch, layout, chunks, pasts, kv, PREFILL_EXTRA_KEYS)
-    return _sum_ns(operators, device, arch, None, shape)
-
-
-def _sum_ns(
-    operators: Iterable[Operator],
-    device: Device,
-    arch: Architecture,
-    weights: Precision | None,
-    shape: tuple[int, ...],
-) -> F64:
-    total = np.zeros(shape)
-    for operator in operators:
-        total += operator_ns(operator, device, arch, weights)
-    return total
+    law = roofline_law(arch, device)
+    return prefill_ns(law, arch, layout, chunk.astype(np.float64), past.astype(np.float64), kv)
 
 
 def roofline_tables(
@@ -151,31 +115,5 @@ def roofline_tables(
     Raises:
         InputError: the layout is impossible.
     """
-    layout = layout or Layout()
-    check_layout(arch, layout)
-    longest = arch.max_context_tokens if max_model_len is None else min(max_model_len, arch.max_context_tokens)
-    held = max_num_seqs * longest if kv_tokens is None else min(kv_tokens, max_num_seqs * longest)
-    sizes = capture_sizes if capture_sizes is not None else default_capture_sizes(max_num_seqs, max_num_batched_tokens)
-    tokens = np.arange(max_num_batched_tokens + 1, dtype=np.int64)
-    rows = np.arange(max_num_seqs + 1, dtype=np.int64)
-    batch = grid_values(max_num_seqs)[:, None]
-    contexts = grid_values(held)[None, :]
-    chunk, past = grid_values(max_num_batched_tokens)[:, None], grid_values(longest)[None, :]
-    linear = linear_ns(arch, device, layout, tokens, weights, kv, () if enforce_eager else sizes)
-    window = _window_tokens(arch)
-    return StepTables(
-        linear_ns=np.maximum.accumulate(linear),
-        sample_ns=sample_ns(arch, device, layout, rows, weights),
-        host_ns=np.where(rows > 0, HOST_STEP_NS + HOST_REQUEST_NS * rows, 0.0),
-        decode_ns=decode_attention_ns(arch, device, layout, batch, contexts, False, kv),
-        decode_window_ns=(
-            decode_attention_ns(arch, device, layout, batch, contexts, True, kv) if window else np.zeros((0, 0))
-        ),
-        prefill_ns=prefill_attention_ns(arch, device, layout, chunk, past, kv),
-        window_tokens=window,
-    )
-
-
-def _window_tokens(arch: Architecture) -> int:
-    """The widest window of the model in tokens, 0 if it has none (published models have one width)."""
-    return max((layer.attention.window_tokens or 0 for layer in arch.kinds), default=0)
+    sizes = TableSizes(max_num_batched_tokens, max_num_seqs, max_model_len, kv_tokens, capture_sizes, enforce_eager)
+    return step_tables(roofline_law(arch, device, weights), arch, layout or Layout(), sizes, weights, kv)

@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
 
-from simkit.report.data import ReportData
+from simkit.report.data import ReportData, at
+from simkit.report.fleet import fleet_section
 from simkit.report.markup import embedded_json, text
 from simkit.report.palette import DARK_PARTS, PARTS, css_variables
 from simkit.report.sections import SECTIONS, banners, verdict_tables
@@ -18,16 +20,26 @@ def render_report(data: ReportData) -> str:
     ids, paths) is escaped, and a content security policy lets the browser run page.js alone and load nothing.
     """
     judged = verdict(data)
+    sections = [(section.anchor, section.heading, section.content(data)) for section in SECTIONS]
+    if at(data.summary, "fleet") is not None:
+        sections.insert(1, ("fleet", "Fleet", fleet_section(data)))
+    return page(data.title, banners(data, judged), verdict_tables(data, judged), sections, _machine_readable(data))
+
+
+def page(
+    title: str, banners_html: str, numbers_html: str, sections: Sequence[tuple[str, str, str]], data: object
+) -> str:
+    """A page of the house: banners, what it comes to in numbers, sections of (anchor, heading, HTML), data as JSON."""
     script = _resource("page.js")
     replacements = {
-        "@TITLE@": text(data.title, 200),
+        "@TITLE@": text(title, 200),
         "@POLICY@": _policy(script),
         "@STYLE@": _style(),
-        "@BANNERS@": banners(data, judged),
-        "@NAVIGATION@": "".join(f'<a href="#{s.anchor}">{text(s.heading)}</a>' for s in SECTIONS),
-        "@VERDICT@": verdict_tables(data, judged),
-        "@SECTIONS@": "\n".join(_section(s.anchor, s.heading, s.content(data)) for s in SECTIONS),
-        "@DATA@": embedded_json("report-data", _machine_readable(data)),
+        "@BANNERS@": banners_html,
+        "@NAVIGATION@": "".join(f'<a href="#{anchor}">{text(heading)}</a>' for anchor, heading, _ in sections),
+        "@VERDICT@": numbers_html,
+        "@SECTIONS@": "\n".join(_section(*section) for section in sections),
+        "@DATA@": embedded_json("report-data", data),
         "@SCRIPT@": script,
     }
     # each piece of the template is written once, so that no value's text can be taken for a placeholder

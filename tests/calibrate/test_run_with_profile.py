@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from simkit.calibrate.operator_profile import OperatorProfile, write_operator_profile
+from simkit.calibrate.operator_profile import OperatorProfile, profile_folder, write_operator_profile
 from simkit.cli.main import app
 from simkit.errors import InputError
 
@@ -41,6 +41,11 @@ def test_a_profile_of_another_device_is_refused_unless_allowed(profile: Path) ->
         CliRunner().invoke(app, wrong, catch_exceptions=False)
     allowed = CliRunner().invoke(app, [*wrong, "--set", "profile_any_device=true"], catch_exceptions=False)
     assert allowed.exit_code == 0
+
+
+def test_a_profile_may_be_named_by_its_header(profile: Path) -> None:
+    assert profile_folder(profile) == profile_folder(profile / "profile.json") == profile
+    assert profile_folder(profile / "gemm.csv") is None
 
 
 def test_a_report_tells_errors_and_draws_them(profile: Path, tmp_path: Path) -> None:

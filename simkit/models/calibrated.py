@@ -1,0 +1,142 @@
+"""Step times from public kernel measurements and an engine's measured constants: what `run` and `plan` use."""
+
+import numpy as np
+
+from simkit.models.architecture import Architecture
+from simkit.models.device import Device
+from simkit.models.efficiency import HOST_REQUEST_NS, HOST_STEP_NS, LAUNCH_NS, CollectiveFamily, collective
+from simkit.models.engine_law import EngineLaw, engine_law
+from simkit.models.kernel_laws import DeviceLaws, KernelLaw, laws_of
+from simkit.models.layout import Layout
+from simkit.models.operators import F64, Operator
+from simkit.models.precision import Precision
+from simkit.models.sampling import Sampling, sorts_vocabulary
+from simkit.models.step_law import StepLaw, TableSizes, step_tables
+from simkit.models.steptables import StepTables
+
+PROVENANCE = "calibrated"
+# kernels of a MoE layer that the tables measure together with its two products
+INSIDE_GROUPED = ("route", "expert_activation", "combine")
+GROUPED_PRODUCTS = 2  # of a layer, between which its fixed time is divided
+ELEMENTWISE_BANDWIDTH = 0.60  # of the device's, for large steps: Vidur's A100 and H100 profiles, as in efficiency.py
+
+
+def has_laws(device: Device) -> bool:
+    """Whether calibrated step times can be given for a device."""
+    return laws_of(device) is not None
+
+
+def provenance_note(device: Device) -> str:
+    """One sentence: what the step times of a device rest on."""
+    found = laws_of(device)
+    assert found is not None, "ask has_laws first"
+    _, measured = found
+    kernels = f"kernels as measured on {measured}"
+    if measured != device.name:
+        kernels += f", whose fractions of the peaks {device.name} is given"
+    return f"{kernels} (AIConfigurator's tables), engine constants fitted on runs of vLLM 0.15; see docs/validate.md"
+
+
+def calibrated_tables(
+    arch: Architecture,
+    device: Device,
+    layout: Layout | None = None,
+    weights: Precision | None = None,
+    kv: Precision = "bf16",
+    sizes: TableSizes | None = None,
+    sampling: Sampling = "published",
+    engine: EngineLaw | None = None,
+) -> StepTables:
+    """The step-time tables of a deployment on a device that has kernel laws (`has_laws`).
+
+    Args:
+        arch: the model.
+        device: the GPU.
+        layout: how the model is spread; one GPU if None.
+        weights: precision the linear layers are stored in; None as published.
+        kv: precision of the KV cache.
+        sizes: how far the tables reach.
+        sampling: whether sampling sorts the vocabulary.
+        engine: the engine's constants; None are those that ship.
+
+    Raises:
+        InputError: the layout is impossible.
+    """
+    found = laws_of(device)
+    assert found is not None, "ask has_laws first"
+    layout = layout or Layout()
+    law = calibrated_law(arch, device, layout, weights, found[0], engine or engine_law(), sampling)
+    return step_tables(law, arch, layout, sizes or TableSizes(), weights, kv)
+
+
+def calibrated_law(
+    arch: Architecture,
+    device: Device,
+    layout: Layout,
+    weights: Precision | None,
+    laws: DeviceLaws,
+    engine: EngineLaw,
+    sampling: Sampling,
+) -> StepLaw:
+    """A deployment's step law."""
+    host = engine.host_factor(device.name)
+    sort_ns = arch.vocab * engine.sort_bytes_per_logit / device.bandwidth_bytes_per_s * 1e9
+    return StepLaw(
+        operator_ns=lambda operator: operator_ns(operator, arch, device, layout, weights, laws, engine),
+        launch_ns=LAUNCH_NS,
+        host_step_ns=HOST_STEP_NS * host,
+        host_request_ns=HOST_REQUEST_NS * host,
+        prefill_extra_keys=laws.attention_prefill.extra_keys,
+        gap_ns=engine.step_us * 1e3 * host,
+        chunk_ns=engine.chunk_layer_us * 1e3 * len(arch.layers) * host,
+        row_ns=sort_ns if sorts_vocabulary(arch, sampling) else 0.0,
+    )
+
+
+def operator_ns(
+    operator: Operator,
+    arch: Architecture,
+    device: Device,
+    layout: Layout,
+    weights: Precision | None,
+    laws: DeviceLaws,
+    engine: EngineLaw,
+) -> F64:
+    """The time of an operator on one GPU in ns, f64 of the operator's shape; 0 where it has nothing to do."""
+    family = operator.family
+    if family in ("all_reduce", "all_gather", "send"):
+        return engine.all_reduce_factor * _collective_ns(operator, family, device, layout, laws)
+    memory_s = operator.memory_bytes / device.bandwidth_bytes_per_s
+    if family == "elementwise":
+        fixed = 0.0 if operator.name in INSIDE_GROUPED else operator.launches * engine.elementwise_us * 1e3
+        streamed = 0.0 if operator.name in INSIDE_GROUPED else memory_s / ELEMENTWISE_BANDWIDTH * 1e9
+        return np.where(memory_s > 0, np.maximum(fixed, streamed), 0.0)
+    quantized = operator.group is not None and arch.weight_bits(operator.group, weights) < 16
+    precision = (weights or arch.native_weights) if quantized else "bf16"
+    compute_s = operator.flops / device.flops_per_s(precision)
+    eight = quantized and precision in ("fp8", "int8", "nvfp4")
+    if family == "grouped_gemm":
+        four = quantized and precision in ("int4", "mxfp4")
+        law = laws.grouped_gemm_8bit if eight else laws.grouped_gemm_4bit if four else laws.grouped_gemm
+        return _shared_fixed(law).ns(compute_s, memory_s, operator.launches)
+    if family == "gemm":
+        return (laws.gemm_8bit if eight else laws.gemm).ns(compute_s, memory_s, operator.launches)
+    law = laws.attention_decode if family == "attention_decode" else laws.attention_prefill
+    return law.ns(compute_s, memory_s, operator.launches)
+
+
+def _shared_fixed(law: KernelLaw) -> KernelLaw:
+    return law.model_copy(update={"fixed_us": law.fixed_us / GROUPED_PRODUCTS})
+
+
+def _collective_ns(
+    operator: Operator, family: CollectiveFamily, device: Device, layout: Layout, laws: DeviceLaws
+) -> F64:
+    sent_s = operator.sent_bytes / device.link_bytes_per_s
+    if family == "all_reduce" and laws.link == device.link.kind:
+        share = 2.0 * (layout.tensor - 1) / layout.tensor
+        message = operator.sent_bytes / (share * operator.launches)
+        return laws.all_reduce_on(layout.tensor).ns(sent_s, message, operator.launches)
+    constants = collective(family, device)
+    fixed = operator.launches * constants.fixed_ns
+    return np.where(sent_s > 0, fixed + sent_s / constants.efficiency * 1e9, 0.0)

@@ -1,0 +1,127 @@
+"""From the times of operators to the tables that the engine replays: the same for every source of such times."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from simkit.models.architecture import Architecture
+from simkit.models.attention_operators import decode_attention, prefill_attention
+from simkit.models.captures import default_capture_sizes, padded_tokens
+from simkit.models.layout import Layout, check_layout
+from simkit.models.operators import F64, Operator, linear_operators, sampling_operators
+from simkit.models.precision import Precision
+from simkit.models.steptables import StepTables, grid_values
+
+
+@dataclass(frozen=True)
+class StepLaw:
+    """What a step of one deployment is made of; all in ns."""
+
+    operator_ns: Callable[[Operator], F64]  # of the operator's shape, 0 where it has nothing to do
+    launch_ns: float  # CPU time to launch one kernel that no graph replays; a step takes at least its launches
+    host_step_ns: float  # CPU time of a step, hidden by asynchronous scheduling where the step is longer
+    host_request_ns: float
+    prefill_extra_keys: float = 0.0
+    gap_ns: float = 0.0  # the device waits so long in every step
+    chunk_ns: float = 0.0  # a prefill chunk costs so much beside its operators
+    row_ns: float = 0.0  # a sampled row costs so much beside its operators
+
+
+@dataclass(frozen=True)
+class TableSizes:
+    """How far the tables reach."""
+
+    max_num_batched_tokens: int = 8192
+    max_num_seqs: int = 256
+    max_model_len: int | None = None  # None: the model's own limit
+    kv_tokens: int | None = None  # tokens the KV cache holds; None if not limiting
+    capture_sizes: tuple[int, ...] | None = None  # CUDA-graph sizes; None is vLLM's default
+    enforce_eager: bool = False  # no CUDA graphs
+
+    def captures(self) -> tuple[int, ...]:
+        """The CUDA-graph sizes in use."""
+        if self.enforce_eager:
+            return ()
+        if self.capture_sizes is not None:
+            return self.capture_sizes
+        return default_capture_sizes(self.max_num_seqs, self.max_num_batched_tokens)
+
+
+def step_tables(
+    law: StepLaw, arch: Architecture, layout: Layout, sizes: TableSizes, weights: Precision | None, kv: Precision
+) -> StepTables:
+    """The step-time tables of a deployment. Stages of a pipeline are passed one after the other.
+
+    Raises:
+        InputError: the layout is impossible.
+    """
+    check_layout(arch, layout)
+    seqs, batched = sizes.max_num_seqs, sizes.max_num_batched_tokens
+    longest = arch.max_context_tokens if sizes.max_model_len is None else sizes.max_model_len
+    longest = min(longest, arch.max_context_tokens)
+    held = seqs * longest if sizes.kv_tokens is None else min(sizes.kv_tokens, seqs * longest)
+    rows = np.arange(seqs + 1, dtype=np.float64)
+    batch, contexts = _axes(seqs, held)
+    window = max((layer.attention.window_tokens or 0 for layer in arch.kinds), default=0)
+    sampling = _sum_ns(law, sampling_operators(arch, layout, rows), rows.shape)
+    return StepTables(
+        linear_ns=np.maximum.accumulate(_linear_ns(law, arch, layout, batched, sizes.captures(), weights, kv)),
+        sample_ns=sampling + law.row_ns * rows,
+        host_ns=np.where(rows > 0, law.host_step_ns + law.host_request_ns * rows, 0.0),
+        decode_ns=decode_ns(law, arch, layout, batch, contexts, False, kv),
+        decode_window_ns=decode_ns(law, arch, layout, batch, contexts, True, kv) if window else np.zeros((0, 0)),
+        prefill_ns=prefill_ns(law, arch, layout, *_axes(batched, longest), kv),
+        window_tokens=window,
+    )
+
+
+def _axes(rows: int, columns: int) -> tuple[F64, F64]:
+    """The values of a table's two axes, to be broadcast."""
+    return grid_values(rows)[:, None].astype(np.float64), grid_values(columns)[None, :].astype(np.float64)
+
+
+def _linear_ns(
+    law: StepLaw,
+    arch: Architecture,
+    layout: Layout,
+    max_tokens: int,
+    captures: tuple[int, ...],
+    weights: Precision | None,
+    kv: Precision,
+) -> F64:
+    """GEMMs, norms, activations, experts and collectives of steps of 0, 1, .. `max_tokens` new tokens.
+
+    Up to the largest capture size a graph of the next size runs; above it kernels are launched one by one, and the step
+    takes at least the time of its launches.
+    """
+    tokens = np.arange(max_tokens + 1, dtype=np.int64)
+    padded = padded_tokens(tokens, captures)
+    operators = linear_operators(arch, layout, padded.astype(np.float64), weights, kv)
+    total = _sum_ns(law, operators, padded.shape)
+    launches = sum(operator.launches for operator in operators) + len(arch.layers)
+    eager = (tokens > max(captures, default=0)) & (tokens > 0)
+    bounded = np.where(eager, np.maximum(total, launches * law.launch_ns), total)
+    return np.where(tokens > 0, bounded + law.gap_ns, 0.0)
+
+
+def decode_ns(
+    law: StepLaw, arch: Architecture, layout: Layout, requests: F64, contexts: F64, windowed: bool, kv: Precision
+) -> F64:
+    """Attention of `requests` decodes over `contexts` tokens in sum, of the layers with or without a window; in ns."""
+    operators = decode_attention(arch, layout, requests, contexts, windowed, kv)
+    return np.where(requests > 0, _sum_ns(law, operators, np.broadcast_shapes(requests.shape, contexts.shape)), 0.0)
+
+
+def prefill_ns(law: StepLaw, arch: Architecture, layout: Layout, chunk: F64, past: F64, kv: Precision) -> F64:
+    """Attention of a prefill chunk after `past` tokens, all layers, and what else a chunk costs; in ns."""
+    operators = prefill_attention(arch, layout, chunk, past, kv, law.prefill_extra_keys)
+    total = _sum_ns(law, operators, np.broadcast_shapes(chunk.shape, past.shape))
+    return np.where(chunk > 0, total + law.chunk_ns, 0.0)
+
+
+def _sum_ns(law: StepLaw, operators: Iterable[Operator], shape: tuple[int, ...]) -> F64:
+    total = np.zeros(shape)
+    for operator in operators:
+        total += law.operator_ns(operator)
+    return total
