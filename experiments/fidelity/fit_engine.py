@@ -1,0 +1,277 @@
+"""Fit the engine's constants on measured runs, leave each model and each device out, and write what ships.
+
+    python experiments/fidelity/fit_engine.py FILE.json [OUT FOLDER]
+
+The kernels' laws are taken as they are (distil_kernels.py made them from public tables that know nothing of these
+runs); what is fitted is the handful of constants in simkit/models/engine_law.py, by Gauss-Newton on the logarithm of
+mean ITL, mean TTFT and TTFT p90 of every stage, with a robust loss and a wide prior on each constant. Residuals of
+ITL count in units of 3 %, of TTFT in units of 12 %: what a good prediction of each is. Writes
+simkit/models/laws/engine.yaml, simkit/fidelity/residuals.yaml and OUT/fit.json.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from simkit.engine.deployment import ReplicaSpec, resolve
+from simkit.fidelity.deployments import deployment_of
+from simkit.fidelity.figures import COMPARED, Figures
+from simkit.fidelity.intervals import RESIDUALS_FILE
+from simkit.fidelity.measured_runs import MeasuredRun, read_measured_runs
+from simkit.fidelity.predict import predict_staged
+from simkit.fidelity.shared_prefix import StagedWorkload, shared_prefix_workload
+from simkit.models.calibrated import calibrated_tables
+from simkit.models.device import load_device
+from simkit.models.engine_law import ENGINE_FILE, FITTED, EngineLaw, engine_law
+from simkit.models.step_law import TableSizes
+
+F64 = NDArray[np.float64]
+HERE = Path(__file__).parent
+
+# prior mean and standard deviation of each constant: what would be believed of it without these runs
+PRIOR = {
+    "all_reduce_factor": (1.0, 0.3),
+    "elementwise_us": (2.0, 0.7),
+    "sort_bytes_per_logit": (300.0, 300.0),
+    "step_us": (200.0, 200.0),
+    "chunk_layer_us": (60.0, 40.0),
+    "front_end_ms": (3.0, 3.0),
+    "front_end_token_us": (0.0, 3.0),
+    "old_host_factor": (1.5, 1.0),
+}
+UNITS = {"itl_mean": 0.03, "ttft_mean": 0.12, "ttft_p90": 0.12}
+STEPS = 6
+
+
+class Rebuilt(NamedTuple):
+    """A measured run, ready to be replayed."""
+
+    run: MeasuredRun
+    spec: ReplicaSpec
+    staged: StagedWorkload
+
+
+def rebuilt(run: MeasuredRun) -> Rebuilt:
+    """The run's deployment and requests, built once."""
+    staged = shared_prefix_workload(run.workload_spec, run.output_tokens, run.id)
+    return Rebuilt(run, resolve(deployment_of(run)), staged)
+
+
+def predicted(one: Rebuilt, engine: EngineLaw) -> dict[str, Figures]:
+    """Figures of a run by stage, with these constants."""
+    run, spec, staged = one
+    limits = spec.limits
+    sizes = TableSizes(
+        limits.max_num_batched_tokens, limits.max_running, limits.max_model_len, spec.num_blocks * limits.block_size
+    )
+    weights = "fp8" if spec.deployment.weights == "fp8" else None
+    tables = calibrated_tables(
+        spec.architecture, spec.device, spec.deployment.layout, weights, "bf16", sizes, engine=engine
+    )
+    front_end_s = engine.front_end_ns(spec.device.name, run.workload_spec.prompt_tokens) / 1e9
+    rates = [rate for rate, _ in run.workload_spec.stages]
+    return predict_staged(replace(spec, tables=tables), staged, front_end_s, rates).stages
+
+
+def residuals(one: Rebuilt, engine: EngineLaw) -> F64:
+    """Weighted log errors of a run's stages; a run counts as much with one stage as with two."""
+    stages = predicted(one, engine)
+    own = [name for name in one.run.measured if name != "whole"] or ["whole"]
+    found = []
+    for name in own:
+        measured = one.run.measured[name].model_dump()
+        for metric, unit in UNITS.items():
+            truth = measured[f"{metric}_ms"]
+            if truth is not None:
+                found.append(np.log(stages[name][metric] / truth) / unit / np.sqrt(len(own)))
+    return np.clip(np.array(found), -12.0, 12.0)
+
+
+def moved(engine: EngineLaw, names: Sequence[str], by: F64) -> EngineLaw:
+    """Constants moved, and kept within their ranges."""
+    values = engine.model_dump()
+    for name, change in zip(names, by, strict=True):
+        low, high = limits(name)
+        values[name] = float(np.clip(values[name] + change, low, high))
+    return EngineLaw.model_validate(values)
+
+
+def limits(name: str) -> tuple[float, float]:
+    """The range that a constant must lie in."""
+    rules = {type(rule).__name__: rule for rule in EngineLaw.model_fields[name].metadata}
+    return float(rules["Ge"].ge), float(rules["Le"].le)
+
+
+def improved(engine: EngineLaw, names: Sequence[str], now: F64, slopes: F64) -> EngineLaw:
+    """One step: the constants that a straight line through `now` with these slopes, f64[n, k], says are best."""
+    values = engine.model_dump()
+    mean = np.array([PRIOR[name][0] for name in names])
+    spread = np.array([PRIOR[name][1] for name in names])
+    own = np.array([values[name] for name in names])
+    bounds = np.array([limits(name) for name in names])
+
+    def objective(x: F64) -> F64:
+        line = now + slopes @ (x - own)
+        robust = np.sign(line) * np.sqrt(2 * (np.sqrt(1 + line**2) - 1))
+        return np.concatenate([robust, (x - mean) / spread])
+
+    start = np.clip(own, bounds[:, 0] + 1e-6, bounds[:, 1] - 1e-6)
+    found = least_squares(objective, start, bounds=(bounds[:, 0], bounds[:, 1]), x_scale=spread)
+    return moved(engine, names, found.x - own)
+
+
+def slopes_at(runs: Sequence[Rebuilt], engine: EngineLaw, names: Sequence[str]) -> tuple[list[F64], list[F64]]:
+    """Residuals of each run, and their slopes by constant."""
+    now = [residuals(one, engine) for one in runs]
+    slopes = [np.zeros((len(rows), len(names))) for rows in now]
+    for column, name in enumerate(names):
+        step = 0.1 * PRIOR[name][1]
+        _, high = limits(name)
+        step = -step if getattr(engine, name) + step > high else step
+        there = moved(engine, [name], np.array([step]))
+        for index, one in enumerate(runs):
+            slopes[index][:, column] = (residuals(one, there) - now[index]) / step
+    return now, slopes
+
+
+def fit(runs: Sequence[Rebuilt], engine: EngineLaw, names: Sequence[str]) -> tuple[EngineLaw, list[F64], list[F64]]:
+    """The best constants, and residuals and slopes of each run near them."""
+    now, slopes = slopes_at(runs, engine, names)
+    for number in range(STEPS):
+        better = improved(engine, names, np.concatenate(now), np.concatenate(slopes))
+        moved_by = max(abs(getattr(better, n) - getattr(engine, n)) / PRIOR[n][1] for n in names)
+        engine = better
+        now, slopes = slopes_at(runs, engine, names)
+        cost = float(sum(np.sum(np.sqrt(1 + rows**2) - 1) for rows in now))
+        print(f"step {number + 1}: cost {cost:.2f}, moved {moved_by:.3f} prior widths", flush=True)
+        if moved_by < 0.01:
+            break
+    return engine, now, slopes
+
+
+def without(
+    left_out: Sequence[bool], runs: Sequence[Rebuilt], engine: EngineLaw, now: list[F64], slopes: list[F64]
+) -> EngineLaw:
+    """The constants that the other runs give: two Gauss-Newton steps from the optimum of all."""
+    kept = [index for index, out in enumerate(left_out) if not out]
+    law = improved(engine, FITTED, np.concatenate([now[i] for i in kept]), np.concatenate([slopes[i] for i in kept]))
+    there, lines = slopes_at([runs[index] for index in kept], law, FITTED)
+    return improved(law, FITTED, np.concatenate(there), np.concatenate(lines))
+
+
+def errors(run: MeasuredRun, stages: dict[str, Figures], stage: str = "whole") -> dict[str, float]:
+    """ln(predicted / measured) by metric."""
+    measured = run.measured[stage].model_dump()
+    return {
+        metric: float(np.log(stages[stage][metric] / measured[f"{metric}_ms"]))
+        for metric in COMPARED
+        if measured[f"{metric}_ms"] is not None
+    }
+
+
+def leave_out(
+    runs: Sequence[Rebuilt], groups: Sequence[str], engine: EngineLaw, now: list[F64], slopes: list[F64]
+) -> tuple[list[dict[str, float]], dict[str, EngineLaw]]:
+    """Errors of each run by the constants that were fitted without its group, and those constants."""
+    found: list[dict[str, float]] = [{} for _ in runs]
+    laws = {}
+    for group in sorted(set(groups)):
+        out = [other == group for other in groups]
+        law = without(out, runs, engine, now, slopes)
+        laws[group] = law
+        print(f"without {group}", flush=True)
+        for index, one in enumerate(runs):
+            if out[index]:
+                found[index] = errors(one.run, predicted(one, law))
+    return found, laws
+
+
+def summary(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Median, mean and worst absolute error and signed median, %, by metric."""
+    table = {}
+    for metric in COMPARED:
+        values = np.array([np.expm1(row[metric]) * 100 for row in rows if metric in row])
+        table[metric] = {
+            "median_abs_pct": round(float(np.median(np.abs(values))), 2),
+            "mape_pct": round(float(np.mean(np.abs(values))), 2),
+            "median_signed_pct": round(float(np.median(values)), 2),
+            "worst_pct": round(float(values[np.argmax(np.abs(values))]), 1),
+        }
+    return table
+
+
+def main() -> None:
+    """Fit, leave out, write, print."""
+    runs = [rebuilt(run) for run in read_measured_runs(Path(sys.argv[1]))]
+    out = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE / "results"
+    out.mkdir(parents=True, exist_ok=True)
+    start = engine_law()
+    engine, now, slopes = fit(runs, start, FITTED)
+    rounded = {name: float(f"{getattr(engine, name):.3g}") for name in FITTED}
+    engine = EngineLaw.model_validate(rounded | {"old_host_devices": start.old_host_devices})
+    head = (
+        f"# Made by experiments/fidelity/fit_engine.py on {len(runs)} measured runs of vLLM 0.15; "
+        "what each means is in engine_law.py.\n"
+    )
+    ENGINE_FILE.write_text(
+        head + yaml.safe_dump(engine.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120)
+    )
+    models = [one.spec.architecture.name for one in runs]
+    devices = [load_device(one.run.hardware).name for one in runs]
+    fitted = [errors(one.run, predicted(one, engine)) for one in runs]
+    by_model, model_laws = leave_out(runs, models, engine, now, slopes)
+    by_device, device_laws = leave_out(runs, devices, engine, now, slopes)
+    write_residuals(by_model, models)
+    tree = {
+        "constants": rounded,
+        "fit": summary(fitted),
+        "leave_one_model_out": summary(by_model),
+        "leave_one_device_out": summary(by_device),
+        "constants_without_model": {name: law.model_dump(mode="json") for name, law in model_laws.items()},
+        "constants_without_device": {name: law.model_dump(mode="json") for name, law in device_laws.items()},
+        "runs": [
+            {
+                "id": one.run.id,
+                "model": models[index],
+                "device": devices[index],
+                "fit": percent(fitted[index]),
+                "leave_one_model_out": percent(by_model[index]),
+                "leave_one_device_out": percent(by_device[index]),
+            }
+            for index, one in enumerate(runs)
+        ],
+    }
+    (out / "fit.json").write_text(json.dumps(tree, indent=1) + "\n")
+    for name in ("constants", "fit", "leave_one_model_out", "leave_one_device_out"):
+        print(name)
+        for key, value in tree[name].items():
+            print(f"  {key}: {value}")
+
+
+def percent(row: dict[str, float]) -> dict[str, float]:
+    """Errors in %."""
+    return {metric: round(float(np.expm1(value)) * 100, 2) for metric, value in row.items()}
+
+
+def write_residuals(rows: Sequence[dict[str, float]], models: Sequence[str]) -> None:
+    """The leave-one-model-out errors that intervals are made from, ln(predicted / measured)."""
+    tree = {
+        "runs": [
+            {"model": model} | {metric: round(value, 4) for metric, value in row.items()}
+            for model, row in zip(models, rows, strict=True)
+        ]
+    }
+    head = "# ln(predicted / measured) of each run by constants fitted without its model; made by fit_engine.py.\n"
+    RESIDUALS_FILE.write_text(head + yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=160))
+
+
+if __name__ == "__main__":
+    main()

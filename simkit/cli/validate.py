@@ -1,0 +1,128 @@
+"""`simkit validate`: predictions beside what real servers measured."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from simkit.cli import options
+from simkit.cli.console import answers, emit_json, people, progress, waiting_for
+from simkit.errors import InputError
+
+if TYPE_CHECKING:
+    from simkit.engine.deployment import ReplicaSpec
+    from simkit.fidelity.comparison import Validation
+    from simkit.fidelity.predict import Timing
+    from simkit.models.steptables import StepTables
+
+
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="Lists of measured runs (JSON), or step logs.")],
+    profile: options.Profile = None,
+    uncalibrated: options.Uncalibrated = False,
+    step_time_factor: Annotated[float, typer.Option(help="Multiply every step time: what if it were wrong.")] = 1.0,
+    stages: Annotated[bool, typer.Option("--stages", help="Print each stage, not only whole runs.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write scatter plots and error tables to this file.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Rebuild measured runs, replay them, and print predicted, measured and error of every latency.
+
+    Runs that cannot be replayed are named with the reason.
+    """
+    from simkit.engine.warm_up import warm_up
+    from simkit.fidelity.validate import read_sources
+    from simkit.fidelity.validate import validate as compare
+
+    if not 0.01 <= step_time_factor <= 100.0:
+        raise InputError(f"--step-time-factor {step_time_factor:g}: a factor from 0.01 to 100 is wanted")
+    if profile is not None and uncalibrated:
+        raise InputError("--profile and --uncalibrated: give one of them")
+    sources = read_sources(files)
+    timing = _timing(profile, uncalibrated, step_time_factor)
+    with waiting_for("compiling the engine, which is kept for later runs"):
+        warm_up("vllm-v1")
+    with progress("runs", len(sources)) as on_progress:
+        validation = compare(sources, timing, on_progress=on_progress)
+    if html is not None:
+        _write(validation, html)
+    if json:
+        from simkit.fidelity.comparison import as_json
+
+        emit_json(as_json(validation))
+    else:
+        _show(validation, stages)
+    if html is not None:
+        people.print(f"page: {html}", markup=False)
+
+
+def _timing(profile: Path | None, uncalibrated: bool, factor: float) -> "Timing":
+    from simkit.fidelity.predict import Timing
+
+    if profile is None:
+        return Timing(step_time="uncalibrated" if uncalibrated else "calibrated", factor=factor)
+    return Timing(profile=_profile(profile), whole_step=_whole_step(profile), factor=factor)
+
+
+def _profile(path: Path) -> "Callable[[ReplicaSpec], tuple[ReplicaSpec, float]]":
+    from simkit.cli.profile import with_profile
+
+    def put(spec: "ReplicaSpec") -> "tuple[ReplicaSpec, float]":
+        return with_profile(spec, path, any_device=True), _front_end_s(path)
+
+    return put
+
+
+def _whole_step(path: Path) -> "Callable[[int, int, int, int], tuple[StepTables, float]] | None":
+    """The tables of a whole-step profile for any sizes; None for another kind of profile."""
+    from simkit.calibrate.profile import read_profile
+    from simkit.calibrate.step_model import whole_step_tables
+
+    if path.is_dir():
+        return None
+    step = read_profile(path).step
+
+    def tables(batched: int, seqs: int, longest: int, kv_tokens: int) -> "tuple[StepTables, float]":
+        return whole_step_tables(step, batched, seqs, longest, kv_tokens), _front_end_s(path)
+
+    return tables
+
+
+def _front_end_s(path: Path) -> float:
+    """What a whole-step profile recorded of the front end; 0 where it did not."""
+    from simkit.calibrate.profile import read_profile
+
+    front_end = None if path.is_dir() else read_profile(path).front_end
+    return 0.0 if front_end is None else front_end.arrival_s + front_end.delivery_s
+
+
+def _write(validation: "Validation", path: Path) -> None:
+    from simkit.fidelity.page import render
+
+    try:
+        path.write_text(render(validation), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}; name another file") from None
+
+
+def _show(validation: "Validation", stages: bool) -> None:
+    from simkit.fidelity.comparison import by_stage, overall
+    from simkit.fidelity.table import runs_table, summary_table
+
+    if validation.runs:
+        answers.print(runs_table(validation.runs, stages))
+        answers.print()
+        answers.print(summary_table(f"whole runs ({len(validation.runs)})", overall(validation.runs)))
+        answers.print()
+        answers.print(summary_table("single stages", by_stage(validation.runs)))
+        sources = dict.fromkeys(f"{run.step_time}: {run.note}" for run in validation.runs)
+        for source in sources:
+            answers.print(f"step times {source}", markup=False)
+    for run in validation.runs:
+        for note in (
+            *run.notes,
+            *(stage.excluded for stage in run.stages if stage.excluded and stage.stage != "whole"),
+        ):
+            answers.print(f"{run.id}: {note}", markup=False, style="dim")
+    for other in validation.not_run:
+        answers.print(f"not run: {other.id}: {other.reason}", markup=False, style="yellow")

@@ -1,0 +1,164 @@
+"""Read measured runs of a server under inference-perf's shared-prefix load: a JSON list, one object a run.
+
+Times in the file are ms as the client saw them. `mean_output_tokens_implied` is what was generated on average, and
+stands for the output length; `output_len`, what was asked for, is used only where it is missing.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from simkit.errors import InputError
+from simkit.invalid import first_error
+
+LARGEST_FILE_BYTES = 64 << 20
+MOST_RUNS = 10_000
+MOST_REQUESTS = 5_000_000  # of one run
+
+Ms = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1 << 31)]
+Name = Annotated[str, Field(min_length=1, max_length=300)]
+Rate = Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0.0, le=1e7, allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Open(_Part):
+    """A part whose unknown keys are kept, to be named beside the result: more may be recorded than is used."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class MeasuredLatency(_Open):
+    """What the client saw of a stage or of all; a figure that was not recorded is left out."""
+
+    ttft_mean_ms: Ms | None = None
+    ttft_p90_ms: Ms | None = None
+    ttft_p99_ms: Ms | None = None
+    itl_mean_ms: Ms | None = None  # (E2E - TTFT) / (output tokens - 1): TPOT in this project's words
+    e2e_mean_ms: Ms | None = None
+    e2e_p90_ms: Ms | None = None
+    e2e_p99_ms: Ms | None = None
+
+
+class SharedPrefixLoad(_Part):
+    """inference-perf's `shared_prefix` data and its load stages, [requests/s, s], one after the other."""
+
+    system_prompts: Count
+    users_per_prompt: Count
+    system_prompt_len: Annotated[int, Field(ge=0, le=1 << 20)]
+    question_len: Count
+    output_len: Count
+    stages: tuple[tuple[Rate, Seconds], ...] = Field(min_length=1, max_length=100)
+
+    @property
+    def users(self) -> int:
+        """How many different prompts there are."""
+        return self.system_prompts * self.users_per_prompt
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of every prompt."""
+        return self.system_prompt_len + self.question_len
+
+    def stage_requests(self) -> list[int]:
+        """Requests of each stage: rate x duration, rounded down (inference-perf `ConstantLoadTimer`)."""
+        return [int(rate * seconds + 1e-9) for rate, seconds in self.stages]
+
+
+class MeasuredRun(_Open):
+    """One run: what was deployed, what was sent, what the client measured."""
+
+    id: Name
+    model: Name
+    hardware: Name
+    tensor_parallel: Count = 1
+    data_parallel: Count | None = None
+    weight_precision: Name = "FP16"
+    max_num_batched_tokens: Count | None = None
+    max_num_seqs: Count | None = None
+    max_model_len: Count | None = None
+    gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
+    cpu_offload: bool = False
+    kv_blocks: Count | None = None  # of 16 tokens
+    workload: str = Field(default="", max_length=300)
+    workload_spec: SharedPrefixLoad
+    mean_output_tokens_implied: float | None = Field(default=None, ge=1.0, le=1e7, allow_inf_nan=False)
+    measured: dict[str, MeasuredLatency] = Field(min_length=1, max_length=101)  # whole, stage0, stage1, ..
+
+    @property
+    def output_tokens(self) -> float:
+        """Tokens generated on average."""
+        return self.mean_output_tokens_implied or float(self.workload_spec.output_len)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Keys that are not known here."""
+        inside = {key for latency in self.measured.values() for key in latency.model_extra or {}}
+        return tuple(sorted({*(self.model_extra or {}), *inside}))
+
+
+def read_measured_runs(path: Path) -> list[MeasuredRun]:
+    """The runs of a file, in its order.
+
+    Raises:
+        InputError: with file, run and field, for a file that cannot be read, is too large, is no list of runs, names a
+            run twice, or holds a field that is missing or out of range, or a field of the load that is not known.
+    """
+    tree = _json(path)
+    if not isinstance(tree, list) or not tree:
+        raise InputError(f"{path}: holds no list of runs; a JSON list with an object a run is expected")
+    if len(tree) > MOST_RUNS:
+        raise InputError(f"{path}: holds {len(tree):,} runs; at most {MOST_RUNS:,} are read, split the file")
+    runs = [_run(path, number, item) for number, item in enumerate(tree)]
+    seen: set[str] = set()
+    for run in runs:
+        if run.id in seen:
+            raise InputError(f"{path}: id={run.id!r}: two runs have it; give each its own")
+        seen.add(run.id)
+    return runs
+
+
+def _json(path: Path) -> object:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_FILE_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}; name a file of measured runs") from None
+    if len(raw) > LARGEST_FILE_BYTES:
+        raise InputError(f"{path}: is larger than {LARGEST_FILE_BYTES >> 20} MiB; split it")
+    try:
+        tree: object = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: is not JSON; a list with an object a run is expected") from None
+    return tree
+
+
+def _run(path: Path, number: int, item: object) -> MeasuredRun:
+    name = item.get("id") if isinstance(item, dict) else None
+    place = f"{path}: run {str(name)[:100]!r}" if name else f"{path}: run {number}"
+    try:
+        run = MeasuredRun.model_validate(item)
+    except ValidationError as error:
+        raise InputError(first_error(error, place, _known_names())) from None
+    stages = len(run.workload_spec.stages)
+    known = {"whole", *(f"stage{stage}" for stage in range(stages))}
+    unknown = sorted(set(run.measured) - known)
+    if unknown:
+        raise InputError(
+            f"{place}: measured.{unknown[0][:60]}: the load has {stages} stages; use whole or stage0 and up"
+        )
+    if sum(run.workload_spec.stage_requests()) > MOST_REQUESTS:
+        raise InputError(f"{place}: workload_spec.stages: more than {MOST_REQUESTS:,} requests; shorten the stages")
+    if min(run.workload_spec.stage_requests()) < 1:
+        raise InputError(f"{place}: workload_spec.stages: one of them sends no request; raise its rate or duration")
+    return run
+
+
+def _known_names() -> set[str]:
+    return {name for part in (MeasuredRun, SharedPrefixLoad, MeasuredLatency) for name in part.model_fields}

@@ -1,0 +1,111 @@
+"""Replay a measured run: its deployment, its requests, and the engine; what its client would have seen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from simkit.engine.deployment import Deployment, ReplicaSpec, StepTime, resolve
+from simkit.engine.simulate import simulate
+from simkit.errors import InputError
+from simkit.fidelity.deployments import deployment_of
+from simkit.fidelity.figures import Figures, client_latencies, figures
+from simkit.fidelity.measured_runs import MeasuredRun
+from simkit.fidelity.shared_prefix import StagedWorkload, shared_prefix_workload
+from simkit.metrics.latency import finished_latencies
+from simkit.metrics.result import RunResult, Status
+from simkit.models.calibrated import PROVENANCE as CALIBRATED
+from simkit.models.engine_law import engine_law
+from simkit.models.steptables import StepTables, scaled
+from simkit.workloads.workload import Workload
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where step times and the front end's time come from."""
+
+    step_time: StepTime = "calibrated"
+    # puts a profile's step times into a deployment, and says what its front end takes, s
+    profile: Callable[[ReplicaSpec], tuple[ReplicaSpec, float]] | None = None
+    # tables and front end, s, of a whole-step profile: batched tokens, sequences, model length, KV tokens at most
+    whole_step: Callable[[int, int, int, int], tuple[StepTables, float]] | None = None
+    factor: float = 1.0  # on every step time: what if they were wrong by so much
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run's client would have seen."""
+
+    provenance: str
+    note: str
+    stages: dict[str, Figures]  # whole, stage0, stage1, ..
+    in_flight: dict[str, float]  # mean requests in the server, by stage: rate x mean E2E
+    rejected: int
+
+
+def timed(deployment: Deployment, timing: Timing, prompt_tokens: int) -> tuple[ReplicaSpec, float]:
+    """A deployment with its step times, and its front end's time in s."""
+    spec = resolve(deployment.model_copy(update={"step_time": timing.step_time}))
+    if timing.profile is not None:
+        spec, front_end_s = timing.profile(spec)
+    else:
+        known = spec.provenance == CALIBRATED
+        front_end_s = engine_law().front_end_ns(spec.device.name, prompt_tokens) / 1e9 if known else 0.0
+    if timing.factor != 1.0:
+        spec = replace(spec, tables=scaled(spec.tables, timing.factor))
+    return spec, front_end_s
+
+
+def predict_run(run: MeasuredRun, timing: Timing | None = None, seed: int = 0) -> Prediction:
+    """Rebuild a run and replay it.
+
+    Raises:
+        InputError: the model or device is not known, or the deployment is impossible; its message says why.
+    """
+    load = run.workload_spec
+    spec, front_end_s = timed(deployment_of(run), timing or Timing(), load.prompt_tokens)
+    staged = shared_prefix_workload(load, run.output_tokens, run.id, seed)
+    return predict_staged(spec, staged, front_end_s, [rate for rate, _ in load.stages])
+
+
+def predict_staged(spec: ReplicaSpec, staged: StagedWorkload, front_end_s: float, rates: list[float]) -> Prediction:
+    """Replay a staged workload on a deployment.
+
+    Raises:
+        InputError: no request fits the context limit.
+    """
+    result = replay(spec, staged.workload)
+    latencies = finished_latencies(result.requests)
+    seen = client_latencies(latencies, front_end_s)
+    if len(latencies.row) == 0:
+        raise InputError(f"{staged.workload.name}: no request fits max_model_len={spec.limits.max_model_len}; raise it")
+    stage = staged.stage[latencies.row]
+    names = {f"stage{index}": figures(seen, stage == index) for index in range(len(rates))}
+    return Prediction(
+        provenance=spec.provenance,
+        note=spec.provenance_note,
+        stages={"whole": figures(seen), **names},
+        in_flight={
+            f"stage{index}": rate * names[f"stage{index}"].get("e2e_mean", float("nan")) / 1e3
+            for index, rate in enumerate(rates)
+        },
+        rejected=int(np.count_nonzero(result.requests.status == Status.REJECTED)),
+    )
+
+
+def replay(spec: ReplicaSpec, workload: Workload) -> RunResult:
+    """The workload on one replica; a KeyboardInterrupt in the middle is raised on."""
+    engine = spec.deployment.engine
+    result = simulate(
+        workload,
+        spec.limits,
+        spec.tables,
+        spec.num_blocks,
+        None,
+        engine.discipline,
+        engine.predictor,
+        engine.max_tokens,
+    )
+    if not result.complete:
+        raise KeyboardInterrupt
+    return result

@@ -1,0 +1,102 @@
+"""A run recorded step by step (`simkit-measured-run-1`) beside its replay."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simkit.calibrate.recorded_workload import recorded_workload
+from simkit.calibrate.step_log import StepLog
+from simkit.engine.settings import EngineSettings
+from simkit.engine.simulate import simulate
+from simkit.errors import InputError
+from simkit.fidelity.comparison import WHOLE, Compared, ComparedRun
+from simkit.fidelity.figures import ClientLatencies, client_latencies, figures
+from simkit.fidelity.predict import Timing
+from simkit.metrics.latency import finished_latencies
+from simkit.models.steptables import StepTables, scaled
+
+I64 = NDArray[np.int64]
+
+BLOCK_TOKENS = 16  # vLLM's default, where a header does not say
+
+
+def compare_recorded(log: StepLog, timing: Timing) -> ComparedRun:
+    """The recorded requests on the recorded engine's sizes, timed by a profile.
+
+    Raises:
+        InputError: there is no profile (a log names no device of the catalogue), the header lacks a size, or no
+            request line carries token times.
+    """
+    if timing.whole_step is None:
+        raise InputError(
+            f"{log.path.name}: a step log is of an engine and a device of its own; fit a profile on another run "
+            "(simkit calibrate fit --steps) and give it with --profile"
+        )
+    header = log.header
+    sizes = (header.max_num_batched_tokens, header.max_num_seqs, header.num_gpu_blocks)
+    if None in sizes:
+        raise InputError(
+            f"{log.path.name}: the header lacks max_num_batched_tokens, max_num_seqs or num_gpu_blocks; add them"
+        )
+    batched, seqs, blocks = (int(size or 0) for size in sizes)
+    workload = recorded_workload(log)
+    longest = int((workload.prompt_tokens.astype(np.int64) + workload.output_tokens).max())
+    settings = EngineSettings(async_scheduling=False, block_size=header.block_size or BLOCK_TOKENS)
+    limits = settings.limits(blocks, longest, batched, seqs)
+    tables, front_end_s = timing.whole_step(batched, seqs, longest, blocks * limits.block_size)
+    result = simulate(workload, limits, _by(tables, timing.factor), blocks)
+    if not result.complete:
+        raise KeyboardInterrupt
+    predicted = client_latencies(finished_latencies(result.requests), front_end_s)
+    measured = measured_latencies(log)
+    whole = Compared(WHOLE, figures(predicted), figures(measured.seen), {}, None, None)
+    return ComparedRun(
+        id=log.path.name,
+        model=str(header.model.get("name", "recorded")),
+        hardware=header.device,
+        tensor=1,
+        step_time="profile",
+        note=f"{len(workload)} recorded requests, {log.steps} recorded steps",
+        stages=(whole,),
+        notes=(_paired(predicted, measured),),
+    )
+
+
+def _by(tables: StepTables, factor: float) -> StepTables:
+    return tables if factor == 1.0 else scaled(tables, factor)
+
+
+class Recorded(NamedTuple):
+    """What the clients of a log saw."""
+
+    row: I64  # of the log's requests, those that have token times
+    seen: ClientLatencies
+
+
+def measured_latencies(log: StepLog) -> Recorded:
+    """What the clients recorded; InputError if no request carries token times."""
+    row = np.array([row for row, line in enumerate(log.requests) if line.token_times], dtype=np.int64)
+    if len(row) == 0:
+        raise InputError(f"{log.path.name}: no request line has token_times, so there is nothing to compare with")
+    timed = [log.requests[i] for i in row.tolist()]
+    arrival = np.array([line.arrival for line in timed])
+    first = np.array([line.token_times[0] for line in timed])
+    last = np.array([line.token_times[-1] for line in timed])
+    tokens = np.array([len(line.token_times) for line in timed], dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        itl = np.where(tokens > 1, (last - first) / (tokens - 1.0), np.nan)
+    return Recorded(row, ClientLatencies(first - arrival, itl, last - arrival))
+
+
+def _paired(predicted: ClientLatencies, measured: Recorded) -> str:
+    """How wrong the median request is: requests are the same ones, so each has its own ratio."""
+    parts = []
+    for name, ours, theirs in (
+        ("E2E", predicted.e2e_s, measured.seen.e2e_s),
+        ("ITL", predicted.itl_s, measured.seen.itl_s),
+        ("TTFT", predicted.ttft_s, measured.seen.ttft_s),
+    ):
+        ratio = ours[measured.row] / theirs
+        parts.append(f"{name} {np.nanmedian(ratio) - 1:+.1%}")
+    return f"the median request, each against itself: {', '.join(parts)}"

@@ -1,0 +1,37 @@
+"""A closed loop against its closed form."""
+
+import pytest
+
+from simkit.engine.deployment import Deployment, resolve
+from simkit.engine.settings import EngineSettings
+from simkit.errors import InputError
+from simkit.fidelity.closed_loop import ClosedLoop, loop_workload, replay_loop
+from simkit.models.steptables import constant_tables
+
+
+def test_one_client_waits_for_its_own_steps_only() -> None:
+    """Steps of 10 ms: a prompt takes one, an output token one; the next prompt starts when the answer has ended."""
+    engine = EngineSettings(max_model_len=256, max_num_seqs=8, async_scheduling=False)
+    spec = resolve(Deployment(model="llama-3.2-1b", device="h100", engine=engine))
+    tables = constant_tables(spec.limits.max_num_batched_tokens, spec.limits.max_running, step_ns=10e6)
+    from dataclasses import replace
+
+    found = replay_loop(replace(spec, tables=tables), ClosedLoop(1, 5, 100, 11))
+    assert found.ttft_s == pytest.approx(0.010, rel=1e-6)
+    assert found.tpot_s == pytest.approx(0.010, rel=1e-6)
+    with_client = replay_loop(replace(spec, tables=tables), ClosedLoop(1, 5, 100, 11), front_end_s=0.003)
+    assert with_client.ttft_s == pytest.approx(0.013, rel=1e-6)
+
+
+def test_lengths_are_drawn_between_the_shortest_and_the_longest() -> None:
+    workload = loop_workload(ClosedLoop(4, 2000, 1000, 100, 0.8))
+    assert workload.prompt_tokens.min() == 800
+    assert workload.prompt_tokens.max() == 1000
+    assert workload.prompt_tokens.mean() == pytest.approx(900, abs=5)
+
+
+def test_more_in_flight_than_the_engine_runs_is_refused() -> None:
+    engine = EngineSettings(max_model_len=256, max_num_seqs=2)
+    spec = resolve(Deployment(model="llama-3.2-1b", device="h100", engine=engine))
+    with pytest.raises(InputError, match="concurrency 4"):
+        replay_loop(spec, ClosedLoop(4, 8, 10, 10))
