@@ -90,6 +90,9 @@ def _gaps(itl: Histogram, quantiles: Mapping[str, float]) -> dict[str, float | N
 def _requests(result: RunResult) -> Tree:
     status = result.requests.status
     counts = {name.lower(): int(np.count_nonzero(status == value)) for name, value in Status.__members__.items()}
+    for outcome in ("timed_out", "failed"):  # there are none without a fleet
+        if not counts[outcome]:
+            del counts[outcome]
     return {"arrived": len(status), **counts}
 
 

@@ -11,7 +11,7 @@ from simkit.errors import InputError
 from simkit.metrics.load import LoadPoint
 from simkit.metrics.result import RunResult, Status
 from simkit.metrics.saturation import saturation
-from simkit.metrics.slo import targets
+from simkit.metrics.slo import ATTAINMENT, promise
 from simkit.metrics.summary import summarize
 from simkit.plan.sweep import load_point, mean_rate, replay
 from simkit.workloads.workload import Workload
@@ -27,7 +27,7 @@ class Probe:
     point: LoadPoint
     holds: bool
     missed: tuple[str, ...]  # what it failed: keys of the targets, or "saturated", "rejected"
-    measured: Mapping[str, float]  # targets' keys -> measured, s
+    measured: Mapping[str, float]  # keys of the promise -> measured: s, a share, or requests/s
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,10 @@ def find_capacity(
     A `guess_per_s`, the answer to a like question, saves replays.
     Raises InputError if there is no target or no span of time to scale.
     """
-    if not targets(slo):
+    if not promise(slo):
         raise InputError("slo: no target given; for instance --slo ttft_p99=1 --slo tpot_p99=0.05 (seconds)")
+    if promise(slo).goodput_per_s is not None:
+        raise InputError("slo: goodput_per_s needs a rate to be had at: ask for a fleet, for instance with --demand 20")
     own_rate = mean_rate(workload)
     if math.isnan(own_rate):
         raise InputError(f"workload {workload.name}: all requests arrive at once, so its rate cannot be changed")
@@ -132,12 +134,18 @@ def probe_of(result: RunResult, load: float, rate: float, slo: Mapping[str, floa
     assert isinstance(latency, dict)
     missed: list[str] = []
     measured: dict[str, float] = {}
-    for target in targets(slo):
+    promised = promise(slo)
+    for target in promised.targets:
         value = latency[target.metric][target.statistic]
         # TPOT of a workload whose answers are one token each does not exist, and cannot be missed
         measured[target.key] = math.nan if value is None else value
         if value is not None and value > target.limit_s:
             missed.append(target.key)
+    if promised.attainment is not None:
+        # of all that arrive, so that a rejected request is none of the good ones
+        measured[ATTAINMENT] = point.goodput_fraction
+        if point.goodput_fraction < promised.attainment:
+            missed.append(ATTAINMENT)
     if saturation(result.requests).saturated:
         missed.append("saturated")
     if np.any(result.requests.status == Status.UNFINISHED):

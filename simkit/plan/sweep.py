@@ -9,7 +9,7 @@ from simkit.metrics.latency import finished_latencies
 from simkit.metrics.load import LoadPoint
 from simkit.metrics.result import RunResult
 from simkit.metrics.saturation import saturation
-from simkit.metrics.slo import targets
+from simkit.metrics.slo import promise
 from simkit.metrics.summary import goodput, statistics
 from simkit.models.steptables import StepTables, scaled
 from simkit.workloads.transform import time_scale
@@ -60,7 +60,7 @@ def load_point(result: RunResult, load: float, rate_per_s: float, slo: Mapping[s
     def known(value: float | None) -> float:
         return math.nan if value is None else value
 
-    fraction = goodput(result, latencies, targets(slo))["fraction"]
+    fraction = goodput(result, latencies, promise(slo).limits)["fraction"]
     assert isinstance(fraction, float)
     return LoadPoint(
         load=load,

@@ -11,6 +11,7 @@ PARTS = {  # the parts of a request's waterfall
     "stalled": "#cc79a7",
     "preempted": "#d55e00",
     "host": "#8a8f98",
+    "transfer": "#56b4e9",
 }
 PART_MEANING = {
     "queue": "waiting to be admitted for the first time",
@@ -19,6 +20,7 @@ PART_MEANING = {
     "stalled": "admitted, but others' prefill held the device",
     "preempted": "thrown out for lack of KV blocks, until recomputed",
     "host": "the device waited for the host",
+    "transfer": "its KV on a link, from prefill to decode or from a slower tier",
 }
 INK = "#1b1c1d"
 FAINT = "#6a6d72"
@@ -30,6 +32,7 @@ DARK_PARTS = {
     "stalled": "#e39cc4",
     "preempted": "#f0814a",
     "host": "#9aa0a8",
+    "transfer": "#9fd5f5",
 }
 
 METRIC = {"ttft": PARTS["prefill"], "tpot": PARTS["decode"], "itl": PARTS["decode"], "e2e": INK}

@@ -42,7 +42,7 @@ ENGINE_ROLES = {"request_id", "arrival_us", "prompt_tokens", "output_tokens", "h
 
 def read_workload(
     path: Path | str,
-    format: str | None = None,
+    format: str | Format | None = None,
     *,
     sort: bool = False,
     skip_bad_rows: bool = False,
@@ -53,14 +53,14 @@ def read_workload(
 ) -> Workload:
     """The requests of a trace file, plain or packed with gzip or zstd.
 
-    `format` names one of `FORMATS`; None recognises it by the first line. `sort` puts rows in order of arrival, stably;
-    `skip_bad_rows` counts them by reason in `dropped_rows`; `spread_ticks` moves arrivals that were rounded to coarse
-    ticks uniformly within their tick, seeded with `seed`; `arrivals` draws times, with that seed, in place of the
-    file's, if it has any; `lengths_only` does without times, all arrivals are then 0. Raises InputError, one line with
-    file, line, field and fix, for anything that cannot be taken.
+    `format` is or names one of `FORMATS`; None recognises it by the first line. `sort` puts rows in order of arrival,
+    stably; `skip_bad_rows` counts them by reason in `dropped_rows`; `spread_ticks` moves arrivals that were rounded to
+    coarse ticks uniformly within their tick, seeded with `seed`; `arrivals` draws times, with that seed, in place of
+    the file's, if it has any; `lengths_only` does without times, all arrivals are then 0. Raises InputError, one line
+    with file, line, field and fix, for anything that cannot be taken.
     """
     path = Path(path)
-    if format is not None and format not in FORMATS:
+    if isinstance(format, str) and format not in FORMATS:
         raise InputError(f"format {format!r} is not known; {suggestion(format, FORMATS)}")
     opened = _open(path, format)
     table = read_table(
@@ -98,14 +98,14 @@ class _Opened:
     chunks: Iterator[Chunk]  # from the first row on
 
 
-def _open(path: Path, name: str | None) -> _Opened:
+def _open(path: Path, given: str | Format | None) -> _Opened:
     chunks = line_chunks(path)
     first = next(chunks, None)
     if first is None or not first.text.strip():
         raise InputError(f"{path}: is empty; a trace has at least one request")
     top, _, below = first.text.partition("\n")
     top = top.rstrip("\r")
-    format = FORMATS[name] if name else _recognised(path, top)
+    format = FORMATS[given] if isinstance(given, str) else given or _recognised(path, top)
     if format.syntax == "csv":
         try:
             lines: CsvLines | JsonLines = CsvLines(str(path), top, format.fields, format.name)
@@ -138,8 +138,10 @@ def _recognised(path: Path, first_line: str) -> Format:
     best = max(scored, key=lambda s: s[:2], default=None)
     if best is None or best[0] < 0.5:
         known = ", ".join(FORMATS)
+        own = "" if syntax != "csv" else ", or its columns with --columns arrival=NAME,prompt=NAME,output=NAME"
         raise InputError(
             f"{path}:1: {clipped(first_line)}: is not the first line of a known format; name it with --format ({known})"
+            + own
         )
     return best[2]
 

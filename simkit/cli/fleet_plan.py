@@ -1,0 +1,197 @@
+"""`simkit plan` with a `plan` section: the cheapest deployment for a demand, and everything known about it."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from simkit.cli.config import Config, load_workload, resolve_replica
+from simkit.cli.console import emit_json, people, progress, to_json, waiting_for
+from simkit.engine.deployment import ReplicaSpec
+from simkit.engine.warm_up import warm_up
+from simkit.errors import InputError, PartialResultError, TargetNotMetError
+from simkit.metrics.slo import promise
+from simkit.plan.answer import Question, kind_tree
+from simkit.plan.changes import infeasible
+from simkit.plan.confidence import step_time_error
+from simkit.plan.decision import PARTS, Decision, decide
+from simkit.plan.parallel import Workers
+from simkit.plan.scenario import scenarios
+from simkit.plan.search import SearchResult, pareto, search
+from simkit.plan.settings import PlanSettings
+from simkit.plan.space import Kind, kinds
+from simkit.plan.study import Study, question_key
+from simkit.plan.sure import surely
+from simkit.plan.sweep import mean_rate
+from simkit.plan.tree import decision_tree, infeasible_tree
+from simkit.plan.words import no_way, verdict
+from simkit.report.directory import write_atomically
+from simkit.report.plan_page import plan_page
+from simkit.versions import versions
+from simkit.workloads.workload import Workload
+
+
+class PlanConfig(Config):
+    """A configuration that may say what can be deployed and how much is asked."""
+
+    plan: PlanSettings | None = Field(default=None, description="search space, demand, prices, robustness")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_of_the_search(cls, tree: object) -> object:
+        """Where a search lists models and devices, the deployment need not name one."""
+        if not isinstance(tree, dict):
+            return tree
+        plan = tree.get("plan")
+        space = plan.get("search") if isinstance(plan, dict) else None
+        deployment = tree.get("deployment", {})
+        if not isinstance(space, dict) or not isinstance(deployment, dict):
+            return tree
+        filled = dict(deployment)
+        for name, listed in (("model", space.get("models")), ("device", space.get("devices"))):
+            if name not in filled and isinstance(listed, list) and listed:
+                first = listed[0]
+                filled[name] = first.get("device") if isinstance(first, dict) else first
+        return {**tree, "deployment": filled}
+
+    @model_validator(mode="after")
+    def _growth_where_asked(self) -> Self:
+        if self.plan is not None and "growth" in self.plan.robust and self.plan.demand.growth is None:
+            raise ValueError("plan.robust: growth needs plan.demand.growth, for instance {per_month: 0.08, months: 12}")
+        return self
+
+
+def spec_of(kind: Kind, config: Config) -> ReplicaSpec:
+    """A kind worked out, with the configuration's profile if it names one."""
+    return resolve_replica(config.model_copy(update={"deployment": kind.deployment}))
+
+
+def fleet_plan(config: PlanConfig, folder: Path | None, study: Path | None, workers: Workers, json: bool) -> None:
+    """Search, look at the chosen deployment, print and write; TargetNotMetError if nothing holds."""
+    settings = config.plan
+    assert settings is not None, "asked for with a plan section only"
+    with waiting_for("reading the workload"):
+        workload = load_workload(config.workload, config.seed)
+    promised = promise(config.slo)
+    asked = settings.demand.rate(mean_rate(workload))
+    if math.isnan(asked):
+        raise InputError(f"plan.demand: workload {workload.name} has no rate of its own; give rate_per_s or users")
+    robust = scenarios(settings.robust, settings.stresses, settings.demand.growth)
+    question = Question(workload, asked, promised, robust, partial(spec_of, config=config))
+    with waiting_for("compiling the engine, which is kept for later runs"):
+        warm_up(config.deployment.engine.discipline)
+    options = kinds(settings.search, config.deployment)
+    key = question_key({"config": config.model_dump(mode="json"), "versions": versions()})
+    found = _search(options, question, workers, Study(study, key), settings.front)
+    if found.chosen is None:
+        with waiting_for("looking for what would hold"):
+            why = infeasible(question, found, config.deployment, settings.search)
+        lines, tree, decision = no_way(why), {"infeasible": infeasible_tree(why)}, None
+    else:
+        decision = _decide(config, settings, question, found)
+        lines, tree = verdict(decision, found, promised, settings), {"decision": decision_tree(decision)}
+    whole = _tree(config, settings, question, found, lines, tree)
+    figure = front_figure_key(config.slo)
+    if folder is not None:
+        title = f"{workload.name} at {asked:.4g} requests/s"
+        page = plan_page(title, lines, whole, promised, decision, found, figure)
+        write_atomically(folder / "plan.json", (to_json(whole) + "\n").encode())
+        write_atomically(folder / "plan.html", page.encode())
+        if decision is not None:
+            write_atomically(folder / "deployment.yaml", decision.launch.kubernetes.encode())
+    if json:
+        emit_json(whole)
+    else:
+        _show(lines, found, decision, figure, folder)
+    if found.chosen is None:
+        raise TargetNotMetError(lines[0])
+
+
+def front_figure_key(slo: dict[str, float]) -> str:
+    """The latency of the Pareto front: that of the first target of a percentile."""
+    targets = promise(slo).targets
+    return targets[0].key if targets else "e2e_p99_s"
+
+
+def _search(options: list[Kind], question: Question, workers: Workers, study: Study, front: bool) -> SearchResult:
+    with progress("kinds of replica", len(options)) as on_progress:
+        try:
+            return search(options, question, workers, study, front, on_progress)
+        except KeyboardInterrupt:
+            done = len(study.answers)
+            raise PartialResultError(
+                f"interrupted with {done} of {len(options)} kinds answered; with --study FILE the search can go on"
+            ) from None
+
+
+def _decide(config: PlanConfig, settings: PlanSettings, question: Question, found: SearchResult) -> Decision:
+    assert found.chosen is not None, "asked where something holds"
+    kind, one = found.chosen
+    assert one.replicas is not None, "what holds has a number"
+    replicas = one.replicas
+    draw: Callable[[int], Workload] | None = None
+    if config.workload.seeded:
+        draw = partial(_drawn, config=config)
+    error_of = partial(step_time_error, stated=settings.step_time_spread)
+    if settings.sure is not None:
+        with waiting_for(f"looking for what keeps the promise with probability {settings.sure:g}"):
+            surer = surely(question, found, settings, error_of, draw)
+        if surer is None:
+            raise TargetNotMetError(
+                f"plan.sure={settings.sure:g}: no deployment that was allowed keeps the promise with that probability; "
+                f"the cheapest that holds on the workload itself is {one.replicas} x {kind.label}; allow more replicas "
+                "(plan.search.replicas), or ask for less"
+            )
+        kind, replicas = surer
+    with progress("parts of the answer", PARTS) as on_progress:
+        return decide(question, kind, replicas, settings, error_of(question.spec_of(kind)), draw, on_progress)
+
+
+def _drawn(number: int, config: Config) -> Workload:
+    return load_workload(config.workload, config.seed + number)
+
+
+def _tree(
+    config: PlanConfig,
+    settings: PlanSettings,
+    question: Question,
+    found: SearchResult,
+    lines: list[str],
+    answer: Mapping[str, object],
+) -> dict[str, object]:
+    return {
+        "verdict": lines,
+        "rate_per_s": question.rate_per_s,
+        **answer,
+        "search": {
+            "kinds": [
+                {**kind_tree(kind), **one.model_dump(mode="json")}
+                for kind, one in zip(found.kinds, found.answers, strict=True)
+            ],
+            "best": found.best,
+            "front": pareto(found.answers, front_figure_key(config.slo)),
+            "front_is_whole": settings.front,
+            "counts": found.counts(),
+        },
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def _show(lines: list[str], found: SearchResult, decision: Decision | None, figure: str, folder: Path | None) -> None:
+    from simkit.report.plan_tables import decision_tables, search_table
+
+    people.print(search_table(found, figure))
+    if decision is not None:
+        for shown in decision_tables(decision):
+            people.print(shown)
+        people.print(decision.launch.vllm, markup=False, soft_wrap=True)
+        people.print()
+    for number, line in enumerate(lines):
+        people.print(line, markup=False, style="bold" if number == 0 else "")
+    if folder is not None:
+        people.print(f"report: {folder / 'plan.html'}", markup=False)

@@ -1,0 +1,220 @@
+"""How many replicas of one kind are needed: the least number that holds in every scenario, by replays."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from math import ceil
+
+from pydantic import BaseModel, ConfigDict
+
+from simkit.engine.deployment import ReplicaSpec, resolve
+from simkit.errors import InputError
+from simkit.metrics.slo import Promise
+from simkit.plan.bounds import bounds
+from simkit.plan.fleet import replay_share
+from simkit.plan.observation import Observation
+from simkit.plan.scenario import AS_PLANNED, Scenario
+from simkit.plan.space import Kind
+from simkit.workloads.workload import Workload
+
+Resolve = Callable[[Kind], ReplicaSpec]
+
+# a finite replay ends, so a rate somewhat above what a replica can last may still pass for stable
+FINITE_REPLAY = 1.25
+
+HOLDS, CANNOT, TOO_SLOW, NEVER_HOLDS, COSTLIER = "holds", "cannot run", "too slow", "never holds", "costlier"
+
+
+def resolve_kind(kind: Kind) -> ReplicaSpec:
+    """The kind worked out, with step times of datasheet figures."""
+    return resolve(kind.deployment)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What every kind is asked; the same for all of a search."""
+
+    workload: Workload
+    rate_per_s: float  # of all replicas together
+    promise: Promise
+    robust: tuple[Scenario, ...] = ()
+    spec_of: Resolve = field(default=resolve_kind)
+
+    @property
+    def scenarios(self) -> tuple[Scenario, ...]:
+        """All that must hold."""
+        return (AS_PLANNED, *self.robust)
+
+
+class Tried(BaseModel):
+    """One number of replicas on the way to the answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    replicas: int
+    holds: bool
+    scenario: str  # the first that fails, else the plain one
+    missed: tuple[str, ...]  # in that scenario
+    worst: float | None  # measured / limit there; None: without bound
+
+
+class Answer(BaseModel):
+    """What is known of one kind: values only, as they are kept in a study."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    number: int  # of the kind
+    status: str
+    reason: str  # in words, where it does not hold
+    least_replicas: int  # no fewer can hold, by the bounds
+    replicas: int | None = None  # the least that hold
+    usd_per_hour: float | None = None  # of these
+    figures: dict[str, float | None] = {}  # at these, as planned
+    attained: float | None = None
+    tokens_per_s_per_gpu: float | None = None
+    tried: tuple[Tried, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether some number of replicas holds."""
+        return self.status == HOLDS
+
+
+@dataclass(frozen=True)
+class Start:
+    """A kind before any replay: what its bounds say."""
+
+    kind: Kind
+    least_replicas: int
+    verdict: Answer | None  # None: only replays can tell
+
+    @property
+    def least_usd_per_hour(self) -> float:
+        """No number of replicas that holds costs less."""
+        return self.least_replicas * self.kind.replica_usd_per_hour
+
+
+def start(kind: Kind, question: Question) -> Start:
+    """Resolve a kind and bound it; what cannot run or cannot meet a target is settled here."""
+
+    def settled(status: str, reason: str, least: int = 1) -> Start:
+        return Start(kind, least, Answer(number=kind.number, status=status, reason=reason, least_replicas=least))
+
+    if kind.most_replicas < 1:
+        return settled(CANNOT, f"one replica takes {kind.gpus} GPUs, more than can be had")
+    try:
+        spec = question.spec_of(kind)
+    except InputError as error:
+        return settled(CANNOT, str(error))
+    known = bounds(spec, question.workload, question.promise)
+    if known.missed:
+        floor = known.floors_s.get(known.missed[0])
+        at_least = "" if floor is None else f", which is at least {floor:.3g} s"
+        return settled(TOO_SLOW, f"even alone on an idle replica a request misses {known.missed[0]}{at_least}")
+    down = max(scenario.replicas_down for scenario in question.scenarios)
+    highest = max(scenario.rate_factor for scenario in question.scenarios)
+    least = ceil(highest * question.rate_per_s / (FINITE_REPLAY * known.rate_per_s))
+    least = max(least, 1 + down)
+    if least > kind.most_replicas:
+        reason = f"needs {least} replicas or more for {known.limited_by} alone; {kind.most_replicas} are allowed"
+        return settled(NEVER_HOLDS, reason, least)
+    return Start(kind, least, None)
+
+
+def answer(begun: Start, question: Question, most_usd_per_hour: float = float("inf")) -> Answer:
+    """The fewest replicas of a kind that hold, if that costs no more than `most_usd_per_hour`.
+
+    More replicas are taken to be no worse: the number is bracketed by doubling steps and bisected.
+    """
+    kind = begun.kind
+    if begun.verdict is not None:
+        return begun.verdict
+    if begun.least_usd_per_hour > most_usd_per_hour:
+        why = f"costs at least {begun.least_usd_per_hour:.2f} USD/h"
+        return Answer(number=kind.number, status=COSTLIER, reason=why, least_replicas=begun.least_replicas)
+    spec = question.spec_of(kind)
+    affordable = kind.most_replicas
+    if kind.replica_usd_per_hour > 0 and most_usd_per_hour < affordable * kind.replica_usd_per_hour:
+        affordable = int(most_usd_per_hour / kind.replica_usd_per_hour * (1 + 1e-12))
+    tried: dict[int, tuple[Tried, Observation | None]] = {}
+
+    def holds(replicas: int) -> bool:
+        tried[replicas] = try_replicas(spec, question, replicas)
+        return tried[replicas][0].holds
+
+    found = least_number(begun.least_replicas, affordable, holds)
+    steps = tuple(tried[replicas][0] for replicas in sorted(tried))
+    if found is None:
+        cut = affordable < kind.most_replicas
+        status = COSTLIER if cut else NEVER_HOLDS
+        why = f"more than {most_usd_per_hour:.2f} USD/h" if cut else _never(steps, kind.most_replicas)
+        return Answer(number=kind.number, status=status, reason=why, least_replicas=begun.least_replicas, tried=steps)
+    seen = tried[found][1]
+    assert seen is not None, "what holds was observed"
+    gpus = found * kind.gpus
+    return Answer(
+        number=kind.number,
+        status=HOLDS,
+        reason="",
+        least_replicas=begun.least_replicas,
+        tried=steps,
+        replicas=found,
+        usd_per_hour=found * kind.replica_usd_per_hour,
+        figures={key: finite(value) for key, value in seen.figures.items()},
+        attained=seen.attained,
+        tokens_per_s_per_gpu=seen.tokens_per_s * found / gpus,
+    )
+
+
+def try_replicas(spec: ReplicaSpec, question: Question, replicas: int) -> tuple[Tried, Observation | None]:
+    """One number of replicas in every scenario, and what was seen as planned; stops at the first that fails."""
+    planned: Observation | None = None
+    for scenario in question.scenarios:
+        if replicas <= scenario.replicas_down:
+            lost = Tried(replicas=replicas, holds=False, scenario=scenario.name, missed=("no replica",), worst=None)
+            return lost, planned
+        seen = replay_share(spec, question.workload, replicas, question.rate_per_s, question.promise, scenario)
+        planned = seen if scenario is AS_PLANNED else planned
+        if not seen.holds:
+            return (
+                Tried(
+                    replicas=replicas, holds=False, scenario=scenario.name, missed=seen.missed, worst=finite(seen.worst)
+                ),
+                planned,
+            )
+    assert planned is not None, "the plain scenario is always one of them"
+    return Tried(replicas=replicas, holds=True, scenario=AS_PLANNED.name, missed=(), worst=planned.worst), planned
+
+
+def least_number(least: int, most: int, holds: Callable[[int], bool]) -> int | None:
+    """The least number in [least, most] that holds, taken to be monotone; None if none does."""
+    if least > most:
+        return None
+    low, high, step = least - 1, least, 1
+    while not holds(high):
+        if high == most:
+            return None
+        low, high, step = high, min(most, high + step), 2 * step
+    while high - low > 1:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _never(tried: Iterable[Tried], most: int) -> str:
+    last = max(tried, key=lambda one: one.replicas)
+    where = "" if last.scenario == AS_PLANNED.name else f" with {last.scenario}"
+    return f"even with {most} replicas {', '.join(last.missed)} is missed{where}"
+
+
+def finite(value: float) -> float | None:
+    """None for what is not finite, as JSON wants it."""
+    return value if abs(value) < float("inf") else None
+
+
+def kind_tree(kind: Kind) -> dict[str, object]:
+    """A kind as JSON."""
+    tree = asdict(kind)
+    return {**tree, "deployment": kind.deployment.model_dump(mode="json"), "label": kind.label}

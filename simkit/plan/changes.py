@@ -1,0 +1,193 @@
+"""One change at a time: what would hold more for the money, and what would make an impossible plan possible."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from simkit.engine.deployment import Deployment
+from simkit.errors import InputError
+from simkit.metrics.slo import Promise, Target
+from simkit.models.device import known_devices, load_device
+from simkit.plan.answer import CANNOT, Question
+from simkit.plan.fleet import replay_share
+from simkit.plan.knee import find_knee
+from simkit.plan.observation import Observation
+from simkit.plan.search import SearchResult, search
+from simkit.plan.space import DeviceOffer, Kind, SearchSpace, kinds
+
+NEAREST = 3
+MOST_TRIED = 24  # kinds of an infeasible search that are looked at for how far off they are
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of the chosen kind and what it would do."""
+
+    words: str
+    held_per_s: float  # by as many replicas
+    usd_per_hour: float
+    usd_per_million_requests: float  # at the rate held
+
+
+def single_changes(kind: Kind) -> Iterator[tuple[str, Kind]]:
+    """The kind with one setting changed; some may be impossible."""
+    deployment = kind.deployment
+    engine, layout = deployment.engine, deployment.layout
+
+    def other(words: str, **updates: object) -> tuple[str, Kind]:
+        return words, replace(kind, deployment=deployment.model_copy(update=updates))
+
+    def setting(words: str, **updates: object) -> tuple[str, Kind]:
+        return other(words, engine=engine.model_copy(update=updates))
+
+    if deployment.weights not in ("fp8", "int4", "nvfp4", "mxfp4"):
+        yield other("weights in fp8", weights="fp8")
+    if deployment.kv != "fp8":
+        yield other("KV cache in fp8", kv="fp8")
+    expert = 2 * layout.tensor if layout.expert > 1 else 1
+    doubled = layout.model_copy(update={"tensor": 2 * layout.tensor, "expert": expert})
+    yield other(f"tensor {doubled.tensor}", layout=doubled)
+    if layout.tensor > 1:
+        expert = layout.tensor // 2 if layout.expert > 1 and layout.tensor > 2 else 1
+        halved = layout.model_copy(update={"tensor": layout.tensor // 2, "expert": expert})
+        yield other(f"tensor {halved.tensor}", layout=halved)
+    if engine.max_num_seqs is not None:
+        yield setting(f"max_num_seqs {2 * engine.max_num_seqs}", max_num_seqs=2 * engine.max_num_seqs)
+    for tokens in (2048, 16384):
+        if engine.max_num_batched_tokens != tokens:
+            yield setting(f"max_num_batched_tokens {tokens}", max_num_batched_tokens=tokens)
+    if engine.gpu_memory_utilization < 0.95:
+        yield setting("gpu_memory_utilization 0.95", gpu_memory_utilization=0.95)
+
+
+def best_changes(question: Question, kind: Kind, replicas: int, held_per_s: float) -> list[Change]:
+    """Every possible single change, cheapest a request first; "as planned" is among them."""
+    found = [_change("as planned", kind, replicas, held_per_s)]
+    for words, changed in single_changes(kind):
+        try:
+            spec = question.spec_of(changed)
+            reached = find_knee(spec, question.workload, replicas, question.promise, held_per_s, precision=0.02)
+        except InputError:
+            continue
+        if reached.rate_per_s is not None:
+            found.append(_change(words, changed, replicas, reached.rate_per_s))
+    return sorted(found, key=lambda change: change.usd_per_million_requests)
+
+
+def _change(words: str, kind: Kind, replicas: int, held_per_s: float) -> Change:
+    usd = replicas * kind.replica_usd_per_hour
+    return Change(words, held_per_s, usd, 1e6 * usd / 3600 / held_per_s)
+
+
+@dataclass(frozen=True)
+class Infeasible:
+    """Why nothing holds, by how much, and what would."""
+
+    closest: str  # the kind that comes closest
+    binding: str  # what it misses most
+    gap: float  # measured / limit there, above 1; inf: the queue grows
+    measured: float | None
+    limit: float | None
+    nearest: tuple[str, ...]  # changes that would make it feasible, at most three
+
+
+def infeasible(question: Question, found: SearchResult, base: Deployment, space: SearchSpace) -> Infeasible:
+    """Look at a search in which nothing holds: the kind that comes closest at its most replicas, and the ways out."""
+    runnable = [
+        kind
+        for kind, one in zip(found.kinds, found.answers, strict=True)
+        if one.status != CANNOT and kind.most_replicas >= 1
+    ]
+    if not runnable:
+        reason = found.answers[0].reason
+        return Infeasible(
+            "none",
+            "nothing that was allowed can run",
+            math.inf,
+            None,
+            None,
+            _hardware(question, base, space) or (reason,),
+        )
+    seen = [
+        (
+            kind,
+            replay_share(
+                question.spec_of(kind), question.workload, kind.most_replicas, question.rate_per_s, question.promise
+            ),
+        )
+        for kind in runnable[:MOST_TRIED]
+    ]
+    kind, closest = min(seen, key=lambda pair: (pair[1].worst, pair[0].number))
+    binding, measured, limit = _worst(closest, question.promise)
+    ways = [
+        *_relaxed(kind, closest, question.promise),
+        *_less_traffic(question, kind),
+        *_hardware(question, base, space),
+    ]
+    label = f"{kind.label} x {kind.most_replicas}"
+    return Infeasible(label, binding, closest.worst, measured, limit, tuple(ways[:NEAREST]))
+
+
+def _worst(seen: Observation, promise: Promise) -> tuple[str, float | None, float | None]:
+    """(what is missed most, measured, limit)."""
+    limits: dict[str, float | None] = {target.key: target.limit_s for target in promise.targets}
+    limits |= {"attainment": promise.attainment, "goodput_per_s": promise.goodput_per_s}
+    missed = [key for key in seen.missed if limits.get(key) is not None]
+    if seen.saturated or not missed:
+        return (seen.missed[0] if seen.missed else "nothing"), None, None
+
+    def gap(key: str) -> float:
+        limit, value = limits[key], seen.figures[key]
+        assert limit is not None, "filtered above"
+        return value / limit if key.endswith("_s") and key != "goodput_per_s" else limit / max(value, 1e-12)
+
+    worst = max(missed, key=gap)
+    return worst, seen.figures[worst], limits[worst]
+
+
+def _relaxed(kind: Kind, seen: Observation, promise: Promise) -> Iterator[str]:
+    """The targets at which this replay would have held."""
+    if seen.saturated or any(key in ("unfinished", "rejected") for key in seen.missed):
+        return
+    looser = [_looser(target, seen) for target in promise.targets if target.key in seen.missed]
+    if promise.attainment is not None and "attainment" in seen.missed:
+        looser.append(f"attainment {math.floor(1000 * seen.attained) / 1000:g}")
+    if looser:
+        yield f"promise {' and '.join(looser)} ({kind.label} x {kind.most_replicas} holds it)"
+
+
+def _looser(target: Target, seen: Observation) -> str:
+    value = seen.figures[target.key]
+    digits = 10 ** (math.floor(math.log10(value)) - 2)
+    return f"{target.key.removesuffix('_s')} {math.ceil(value / digits) * digits:.3g} s (not {target.limit_s:g} s)"
+
+
+def _less_traffic(question: Question, kind: Kind) -> Iterator[str]:
+    """The traffic that the most replicas of the closest kind hold."""
+    spec = question.spec_of(kind)
+    held = find_knee(spec, question.workload, kind.most_replicas, question.promise, precision=0.02).rate_per_s
+    if held is not None and held < question.rate_per_s:
+        yield f"{held:.3g} requests/s instead of {question.rate_per_s:.3g} ({kind.label} x {kind.most_replicas})"
+    elif held is not None:
+        yield f"fewer of the conditions of --robust: as planned {kind.label} x {kind.most_replicas} holds {held:.3g}/s"
+
+
+def _hardware(question: Question, base: Deployment, space: SearchSpace) -> tuple[str, ...]:
+    """The cheapest way out among all known devices, layouts and precisions, as many replicas as were allowed."""
+    wider = SearchSpace(
+        models=space.models,
+        devices=tuple(DeviceOffer(device=name) for name in known_devices()),
+        tensor=tuple(sorted({1, 2, 4, 8, *space.tensor})),
+        weights=tuple(dict.fromkeys((*(space.weights or (base.weights,)), "fp8"))),
+        kv=tuple(dict.fromkeys((*(space.kv or (base.kv,)), "fp8"))),
+        replicas=space.replicas,
+    )
+    options = [kind for kind in kinds(wider, base) if load_device(kind.deployment.device).usd_per_hour.value > 0]
+    chosen = search(options, question).chosen
+    if chosen is None:
+        return ()
+    kind, one = chosen
+    deployment = kind.deployment
+    settings = f"tensor {deployment.layout.tensor}, weights {deployment.weights or 'as published'}, KV {deployment.kv}"
+    where = f"{one.replicas} x {deployment.model} on {deployment.device}"
+    return (f"{where}, {settings}: {one.usd_per_hour:.2f} USD/h",)

@@ -1,0 +1,182 @@
+"""The chosen deployment as commands: vLLM, SGLang, a Kubernetes manifest, and a load test that would check it.
+
+Flags of vLLM 0.32 (engine/arg_utils.py) and SGLang 0.5 (server_args.py) under their own names.
+"""
+
+import shlex
+from dataclasses import dataclass
+
+import yaml
+
+from simkit.engine.deployment import ReplicaSpec
+from simkit.errors import InputError
+from simkit.metrics.slo import Promise
+from simkit.models.catalog import catalog_entry
+from simkit.workloads.workload import Workload
+
+PORT = 8000
+OWN = "CHECKPOINT"  # where a model of the user's own lies is not known here
+# vLLM --quantization of a checkpoint that is published at 16 bits; None: choose a checkpoint in that precision
+_ON_LOAD = {"fp8": "fp8"}
+_KV_VLLM = {"bf16": "auto", "fp16": "auto", "fp8": "fp8", "int8": "int8", "int4": "int4"}
+_KV_SGLANG = {"bf16": "auto", "fp16": "auto", "fp8": "fp8_e4m3", "int8": "int8", "int4": "int4"}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Text to copy; what an engine cannot be told by a flag is a note."""
+
+    vllm: str
+    sglang: str
+    kubernetes: str
+    load_test: str
+    notes: tuple[str, ...]
+
+
+def launch(
+    spec: ReplicaSpec, replicas: int, rate_per_s: float, workload: Workload, promise: Promise, router: str
+) -> Launch:
+    """Commands of one replica, a manifest of all of them, and a load test at `rate_per_s` of the whole."""
+    repository = repository_of(spec.deployment.model)
+    notes = list(_notes(spec, router, replicas))
+    vllm = _vllm(spec, repository)
+    return Launch(
+        vllm=_command(vllm),
+        sglang=_command(_sglang(spec, repository)),
+        kubernetes=_manifest(spec, replicas, vllm),
+        load_test=_load_test(repository, rate_per_s, workload, promise),
+        notes=tuple(notes),
+    )
+
+
+def repository_of(model: str) -> str:
+    """The Hugging Face repository of a bundled model; `OWN` for one of the user's own."""
+    try:
+        return catalog_entry(model).repository
+    except InputError:
+        return OWN
+
+
+def _vllm(spec: ReplicaSpec, repository: str) -> list[str]:
+    deployment, limits = spec.deployment, spec.limits
+    engine, layout = deployment.engine, deployment.layout
+    flags = ["vllm", "serve", repository, "--port", str(PORT)]
+    flags += ["--tensor-parallel-size", str(layout.tensor)] if layout.tensor > 1 else []
+    flags += ["--pipeline-parallel-size", str(layout.pipeline)] if layout.pipeline > 1 else []
+    flags += ["--enable-expert-parallel"] if layout.expert > 1 else []
+    flags += ["--max-model-len", str(limits.max_model_len), "--max-num-seqs", str(limits.max_running)]
+    flags += ["--max-num-batched-tokens", str(limits.max_num_batched_tokens)]
+    flags += ["--gpu-memory-utilization", f"{engine.gpu_memory_utilization:g}", "--block-size", str(limits.block_size)]
+    if deployment.weights in _ON_LOAD:
+        flags += ["--quantization", _ON_LOAD[deployment.weights]]
+    if _KV_VLLM[deployment.kv] != "auto":
+        flags += ["--kv-cache-dtype", _KV_VLLM[deployment.kv]]
+    flags += [] if engine.enable_prefix_caching else ["--no-enable-prefix-caching"]
+    flags += [] if engine.enable_chunked_prefill else ["--no-enable-chunked-prefill"]
+    flags += ["--scheduling-policy", "priority"] if engine.policy == "priority" else []
+    flags += ["--enforce-eager"] if engine.enforce_eager else []
+    flags += ["--async-scheduling"] if engine.async_scheduling else ["--no-async-scheduling"]
+    return flags
+
+
+def _sglang(spec: ReplicaSpec, repository: str) -> list[str]:
+    deployment, limits = spec.deployment, spec.limits
+    engine, layout = deployment.engine, deployment.layout
+    flags = ["python", "-m", "sglang.launch_server", "--model-path", repository, "--port", str(PORT)]
+    flags += ["--tp-size", str(layout.tensor)] if layout.tensor > 1 else []
+    flags += ["--pp-size", str(layout.pipeline)] if layout.pipeline > 1 else []
+    flags += ["--ep-size", str(layout.expert)] if layout.expert > 1 else []
+    flags += ["--context-length", str(limits.max_model_len), "--max-running-requests", str(limits.max_running)]
+    flags += ["--chunked-prefill-size", str(limits.max_num_batched_tokens if engine.enable_chunked_prefill else -1)]
+    # SGLang's share holds weights and KV only, vLLM's the activations and graphs too
+    static = spec.memory.weight_bytes + spec.memory.kv_bytes
+    flags += ["--mem-fraction-static", f"{static / spec.memory.total_bytes:.2f}"]
+    if deployment.weights in _ON_LOAD:
+        flags += ["--quantization", _ON_LOAD[deployment.weights]]
+    if _KV_SGLANG[deployment.kv] != "auto":
+        flags += ["--kv-cache-dtype", _KV_SGLANG[deployment.kv]]
+    flags += [] if engine.enable_prefix_caching else ["--disable-radix-cache"]
+    flags += ["--disable-cuda-graph"] if engine.enforce_eager else []
+    return flags
+
+
+def _command(flags: list[str]) -> str:
+    """A command over several lines, each flag with its value on one."""
+    lines: list[str] = []
+    for word in flags:
+        if word.startswith("--") or not lines:
+            lines.append(shlex.quote(word))
+        else:
+            lines[-1] += " " + shlex.quote(word)
+    return " \\\n  ".join(lines)
+
+
+def _manifest(spec: ReplicaSpec, replicas: int, flags: list[str]) -> str:
+    gpus = spec.deployment.layout.gpus
+    vendor = "amd.com/gpu" if spec.device.name.startswith("mi") else "nvidia.com/gpu"
+    version = spec.deployment.engine.engine.removeprefix("vllm-")
+    labels = {"app": "llm"}
+    container = {
+        "name": "vllm",
+        "image": f"vllm/vllm-openai:v{version}.0",
+        "command": list(flags),
+        "ports": [{"containerPort": PORT}],
+        "resources": {"limits": {vendor: gpus}},
+        "readinessProbe": {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 10, "failureThreshold": 120},
+        # tensor parallel workers talk through shared memory
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+    }
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "llm"},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": dict(labels)},
+            "template": {
+                "metadata": {"labels": dict(labels)},
+                "spec": {
+                    "containers": [container],
+                    "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}}],
+                },
+            },
+        },
+    }
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "llm"},
+        "spec": {"selector": dict(labels), "ports": [{"port": 80, "targetPort": PORT}]},
+    }
+    return yaml.safe_dump_all([deployment, service], sort_keys=False)
+
+
+def _load_test(repository: str, rate_per_s: float, workload: Workload, promise: Promise) -> str:
+    """vLLM's own client at the planned rate; lengths are the workload's means, which is milder than its spread."""
+    requests = max(1000, round(300 * rate_per_s))
+    prompt = round(float(workload.prompt_tokens.mean()))
+    output = round(float(workload.output_tokens.mean()))
+    flags = ["vllm", "bench", "serve", "--base-url", "http://llm", "--model", repository, "--dataset-name", "random"]
+    flags += ["--random-input-len", str(prompt), "--random-output-len", str(output), "--random-range-ratio", "0.5"]
+    flags += ["--ignore-eos", "--num-prompts", str(requests), "--request-rate", f"{rate_per_s:.4g}"]
+    names = {"ttft": "ttft", "tpot": "tpot", "e2e": "e2el"}
+    limits = [f"{names[limit.metric]}:{1000 * limit.limit_s:g}" for limit in promise.limits if limit.metric in names]
+    flags += ["--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,99"]
+    command = _command(flags)
+    return command + (" \\\n  --goodput " + " ".join(limits) if limits else "")
+
+
+def _notes(spec: ReplicaSpec, router: str, replicas: int) -> list[str]:
+    deployment = spec.deployment
+    notes = []
+    if repository_of(deployment.model) == OWN:
+        notes.append(f"put the path or repository of your checkpoint in place of {OWN}")
+    if deployment.weights not in (None, "bf16", "fp16", *_ON_LOAD):
+        notes.append(f"weights in {deployment.weights} are no flag: serve a checkpoint published in that precision")
+    if deployment.kv in ("int8", "int4"):
+        notes.append(f"a KV cache in {deployment.kv} is not in every engine version; check yours")
+    if deployment.engine.discipline != "vllm-v1":
+        notes.append(f"the plan's scheduler is {deployment.engine.discipline}; the vLLM command runs vLLM's own")
+    if replicas > 1:
+        notes.append(f"the plan deals requests by {router}; a Kubernetes Service deals connections at random")
+    return notes

@@ -1,0 +1,146 @@
+"""The traffic of one replica: its share of a workload at a rate, and other samples of the same traffic."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simkit.errors import InputError
+from simkit.plan.sweep import mean_rate
+from simkit.workloads.streams import stream
+from simkit.workloads.transform import rate_to, selected
+from simkit.workloads.workload import Prefixes, Workload
+
+I64 = NDArray[np.int64]
+
+LEAST_REQUESTS = 2000  # of one replica's share: 20 of them lie beyond its p99
+MOST_REQUESTS = 20_000
+LEAST_BLOCK = 50  # requests of a trace that are drawn together, or a twentieth of it: slow changes stay as they were
+
+
+def replica_share(
+    workload: Workload,
+    replicas: int,
+    rate_per_s: float,
+    requests: int = LEAST_REQUESTS,
+    most: int = MOST_REQUESTS,
+) -> Workload:
+    """What one of `replicas` replicas serves when they share `workload` at `rate_per_s` in all.
+
+    Requests are dealt in turn, or sessions where the workload names them (a session stays where its KV cache is). By
+    symmetry one replica's share tells the percentiles of all. A share shorter than `requests` goes on with the workload
+    from its beginning, dealt to other replicas than before; one longer than `most` is cut.
+    """
+    at_rate = rate_to(workload, rate_per_s)
+    dealt = _sessions_dealt(at_rate, replicas) if has_sessions(at_rate) else None
+    rows, copies = (part[:most] for part in _rows(at_rate, replicas, requests, dealt))
+    period_us = round(len(at_rate) * 1e6 / rate_per_s)
+    part = selected(at_rate, rows)
+    return replace(
+        part,
+        arrival_us=part.arrival_us + copies * period_us,
+        request_id=None,
+        session_id=None,
+        prefixes=_apart(part.prefixes, copies),
+        extra={},
+    )
+
+
+def has_sessions(workload: Workload) -> bool:
+    """Whether the workload names its sessions."""
+    return workload.session_id is not None and any(workload.session_id)
+
+
+def _sessions_dealt(workload: Workload, replicas: int) -> I64:
+    """[n] the replica of each request, sessions dealt in turn by their first request; those without one by request."""
+    assert workload.session_id is not None, "asked for workloads with sessions only"
+    number: dict[str, int] = {}
+    place = np.zeros(len(workload), dtype=np.int64)
+    for i, name in enumerate(workload.session_id):
+        place[i] = number.setdefault(name or f"\0{i}", len(number)) % replicas
+    return place
+
+
+def _rows(workload: Workload, replicas: int, requests: int, dealt: I64 | None) -> tuple[I64, I64]:
+    """(rows, which time round each is) of one replica's share."""
+    rows: list[I64] = []
+    copies: list[I64] = []
+    found, copy = 0, 0
+    while found < requests:
+        # each time round the next replica's share is taken, so that lengths repeat only after all were used
+        turn = copy % replicas
+        mine = np.arange(turn, len(workload), replicas) if dealt is None else np.flatnonzero(dealt == turn)
+        rows.append(mine.astype(np.int64))
+        copies.append(np.full(len(mine), copy, dtype=np.int64))
+        found += len(mine)
+        copy += 1
+        if copy >= replicas and not found:
+            raise InputError(f"workload {workload.name}: holds no request; choose a longer one")
+    return np.concatenate(rows), np.concatenate(copies)
+
+
+def _apart(prefixes: Prefixes | None, copies: I64) -> Prefixes | None:
+    """Prefixes with ids of their own for each copy ([n], from 0): a request served again is another user's."""
+    if prefixes is None or not copies.any():
+        return prefixes
+    dense = np.unique(prefixes.ids, return_inverse=True)[1].astype(np.int64)
+    owner = np.repeat(copies, np.diff(prefixes.start))
+    return replace(prefixes, ids=dense + owner * (int(dense.max(initial=0)) + 1))
+
+
+def resampled(workload: Workload, seed: int) -> Workload:
+    """Another sample of the traffic that a trace is one of, at the same mean rate.
+
+    A moving-block bootstrap (Kuensch 1989): blocks of a twentieth of the trace are drawn with replacement, each
+    with its gaps, lengths and prefixes. Sessions, where the workload names them, are drawn whole and keep their times.
+    """
+    rate = mean_rate(workload)
+    if math.isnan(rate):
+        raise InputError(f"workload {workload.name}: all requests arrive at once; there are no gaps to draw from")
+    rng = stream(seed)
+    drawn = _sessions_drawn(workload, rng) if has_sessions(workload) else _blocks_drawn(workload, rng)
+    return rate_to(drawn, rate)
+
+
+def _blocks_drawn(workload: Workload, rng: np.random.Generator) -> Workload:
+    n = len(workload)
+    size = max(1, min(max(LEAST_BLOCK, n // 20), n // 10))
+    starts = rng.integers(0, n, -(-n // size))
+    rows = ((starts[:, None] + np.arange(size)) % n).ravel()[:n]
+    gaps = np.diff(workload.arrival_us)
+    gaps = np.append(gaps, round(float(gaps.mean())))
+    arrivals = np.concatenate(([0], np.cumsum(gaps[rows][:-1])))
+    use = np.repeat(_earlier_uses(starts), size)[:n]
+    part = selected(workload, rows)
+    apart = _apart(part.prefixes, use)
+    return replace(part, arrival_us=arrivals.astype(np.int64), request_id=None, extra={}, prefixes=apart)
+
+
+def _sessions_drawn(workload: Workload, rng: np.random.Generator) -> Workload:
+    assert workload.session_id is not None, "asked for workloads with sessions only"
+    names = np.array([name or f"\0{i}" for i, name in enumerate(workload.session_id)])
+    number = np.unique(names, return_inverse=True)[1]
+    by_session = np.argsort(number, kind="stable")
+    ends = np.cumsum(np.bincount(number))
+    chosen = rng.integers(0, len(ends), len(ends))
+    use = _earlier_uses(chosen)
+    pieces = [by_session[ends[s - 1] if s else 0 : ends[s]] for s in chosen.tolist()]
+    rows = np.concatenate(pieces)
+    uses = np.repeat(use, [len(piece) for piece in pieces])
+    order = np.argsort(workload.arrival_us[rows], kind="stable")
+    rows, uses = rows[order], uses[order]
+    part = selected(workload, rows)
+    assert part.session_id is not None, "selecting keeps the column"
+    sessions = tuple(f"{name}#{u}" if name else "" for name, u in zip(part.session_id, uses.tolist(), strict=True))
+    return replace(part, request_id=None, session_id=sessions, extra={}, prefixes=_apart(part.prefixes, uses))
+
+
+def _earlier_uses(drawn: I64) -> I64:
+    """[k] how often each was drawn before."""
+    seen: dict[int, int] = {}
+    uses = np.zeros(len(drawn), dtype=np.int64)
+    for i, item in enumerate(drawn.tolist()):
+        uses[i] = seen.get(item, 0)
+        seen[item] = int(uses[i]) + 1
+    return uses

@@ -1,0 +1,159 @@
+"""The context plan: more context never costs less, its tail is in view, and its bills add up."""
+
+import numpy as np
+import pytest
+
+from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
+from simkit.engine.settings import EngineSettings
+from simkit.errors import InputError
+from simkit.metrics.slo import promise
+from simkit.plan.answer import resolve_kind
+from simkit.plan.context import (
+    RETRIEVED,
+    WHOLE,
+    WINDOWED,
+    ContextSettings,
+    Retrieval,
+    after,
+    context_workload,
+    longest,
+    windowed,
+    with_retrieval,
+)
+from simkit.plan.context_cells import Cell, ContextQuestion, cells, line_of
+from simkit.plan.context_words import context_verdict
+from simkit.workloads.workload import Workload
+
+LENGTHS = (4096, 8192, 16384, 32768, 65536)
+SLO = {"ttft_p99_s": 12.0, "tpot_p99_s": 0.15}
+
+
+def asked(chat: Workload, settings: ContextSettings) -> ContextQuestion:
+    base = Deployment(model="llama-3.1-8b", device="h100")
+    return ContextQuestion(base, chat, 4.0, promise(SLO), settings, resolve_kind, 3.0, 700.0)
+
+
+@pytest.fixture(scope="module")
+def found(chat: Workload) -> tuple[ContextQuestion, list[Cell]]:
+    question = asked(chat, ContextSettings(lengths=LENGTHS, rates=(2.0, 6.0), kv=("bf16", "fp8")))
+    return question, cells(question)
+
+
+def column(found: list[Cell], kv: str, rate: float) -> list[Cell]:
+    return [cell for cell in found if (cell.kv, cell.rate_per_s) == (kv, rate)]
+
+
+@pytest.mark.parametrize("kv", ["bf16", "fp8"])
+@pytest.mark.parametrize("rate", [2.0, 6.0])
+def test_a_longer_context_never_needs_less(found: tuple[ContextQuestion, list[Cell]], kv: str, rate: float) -> None:
+    line = [cell.filled for cell in column(found[1], kv, rate)]
+    held = [cell for cell in line if cell is not None]
+    assert len(held) >= 4
+    assert line[: len(held)] == held  # from the first that does not hold on, none does
+    for values in (
+        [cell.gpus for cell in held],
+        [cell.usd_per_hour for cell in held],
+        [cell.ttft_p50_s for cell in held],
+        [1 / (cell.held_per_replica or 1e-9) for cell in held],
+    ):
+        assert values == sorted(values)
+
+
+def test_more_traffic_and_wider_caches_never_need_less(found: tuple[ContextQuestion, list[Cell]]) -> None:
+    for kv in ("bf16", "fp8"):
+        for slow, fast in zip(column(found[1], kv, 2.0), column(found[1], kv, 6.0), strict=True):
+            if fast.filled is not None:
+                assert slow.filled is not None
+                assert slow.filled.gpus <= fast.filled.gpus
+    for wide, narrow in zip(column(found[1], "bf16", 6.0), column(found[1], "fp8", 6.0), strict=True):
+        # half the bytes a token: twice the tokens, but for what is left over
+        assert narrow.fits_at_once == pytest.approx(2 * wide.fits_at_once, rel=0.01)
+
+
+def test_prices_a_request_sum_to_the_hour(found: tuple[ContextQuestion, list[Cell]]) -> None:
+    _, all_cells = found
+    for cell in all_cells:
+        if cell.filled is None:
+            continue
+        assert cell.filled.usd_per_request * 3600 * cell.rate_per_s == pytest.approx(cell.filled.usd_per_hour)
+        assert cell.filled.usd_per_hour == pytest.approx(3.0 * cell.filled.gpus)
+
+
+def test_the_verdict_is_short_and_names_the_longest(found: tuple[ContextQuestion, list[Cell]]) -> None:
+    lines = context_verdict(*found)
+    assert 1 < len(lines) <= 15
+    assert "65,536" in lines[0]
+    line = line_of(found[1], WHOLE, "bf16", 2.0)
+    assert line.longest == 65536
+    # a doubling of all prompts would at least double prefill; of a twentieth of them less, and never below 1
+    assert all(0.97 < times < 16 for _, _, times in line.doublings)
+
+
+def test_long_requests_are_the_same_at_every_length(chat: Workload) -> None:
+    marked = [longest(context_workload(chat, length, 0.05), length) for length in (32768, 65536, 131072)]
+    assert np.array_equal(marked[0], marked[1])
+    assert np.array_equal(marked[1], marked[2])
+    assert 0.03 < marked[0].mean() < 0.07
+    short = context_workload(chat, 512, 0.05)
+    assert int((short.prompt_tokens + short.output_tokens).max()) == 512
+    assert short.prompt_tokens.min() >= 1
+
+
+def test_retrieval_shortens_the_long_ones_and_comes_later(chat: Workload) -> None:
+    how = Retrieval(chunks=4, chunk_tokens=256, question_tokens=100, latency_s=2.0)
+    whole = context_workload(chat, 32768, 0.05)
+    chunks = with_retrieval(whole, 32768, how)
+    assert int(chunks.prompt_tokens.max()) <= max(1124, int(chat.prompt_tokens.max()))
+    assert np.count_nonzero(chunks.prompt_tokens == 1124) >= np.count_nonzero(longest(whole, 32768))
+    assert np.all(np.diff(chunks.arrival_us) >= 0)
+    moved = int(chunks.arrival_us.sum() - whole.arrival_us.sum())
+    assert moved == 2_000_000 * np.count_nonzero(longest(whole, 32768))
+
+
+def test_a_search_takes_its_time_from_the_promise() -> None:
+    left = after(promise({"ttft_p99_s": 1.0, "tpot_p99_s": 0.05}), 0.25)
+    assert [target.limit_s for target in left.targets] == [0.75, 0.05]
+    with pytest.raises(InputError, match="retrieval takes"):
+        after(promise({"ttft_p99_s": 0.2}), 0.25)
+
+
+def test_retrieval_and_windows_are_cheaper_than_whole_documents(chat: Workload) -> None:
+    settings = ContextSettings(lengths=(65536,), rates=(6.0,), retrieval=Retrieval(), window_tokens=4096)
+    by_way = {cell.way: cell for cell in cells(asked(chat, settings))}
+    whole, retrieval, window = (by_way[way].filled for way in (WHOLE, RETRIEVED, WINDOWED))
+    assert whole is not None
+    assert retrieval is not None
+    assert window is not None
+    assert retrieval.gpus < whole.gpus
+    assert window.gpus <= whole.gpus
+    assert window.ttft_p50_s < whole.ttft_p50_s
+    # 5 % of 6 requests/s for 3600 s at 0.1 USD a thousand searches
+    assert retrieval.usd_per_hour == pytest.approx(3.0 * retrieval.gpus + 0.05 * 6 * 3.6 * 0.1)
+
+
+@pytest.fixture(scope="module")
+def llama() -> ReplicaSpec:
+    return resolve(Deployment(model="llama-3.1-8b", device="h100", engine=EngineSettings(max_model_len=32768)))
+
+
+def test_a_window_as_long_as_the_context_changes_no_prefill(llama: ReplicaSpec) -> None:
+    assert np.array_equal(windowed(llama, 10**6).tables.prefill_ns, llama.tables.prefill_ns)
+    short = windowed(llama, 1024).tables.prefill_ns
+    assert np.all(short <= llama.tables.prefill_ns)
+    assert short[-1, -1] < llama.tables.prefill_ns[-1, -1]
+
+
+def test_a_model_with_windows_of_its_own_is_refused(llama: ReplicaSpec) -> None:
+    gemma = resolve(Deployment(model="gemma-3-4b", device="h100", engine=EngineSettings(max_model_len=8192)))
+    with pytest.raises(InputError, match="windows of its own"):
+        windowed(gemma, 1024)
+
+
+def test_what_does_not_fit_says_so(chat: Workload) -> None:
+    question = asked(chat, ContextSettings(lengths=(8192, 131072), rates=(1.0,)))
+    small = Deployment(model="llama-3.1-8b", device="l4")
+    import dataclasses
+
+    found = cells(dataclasses.replace(question, deployment=small))
+    assert found[1].filled is None
+    assert "KV cache holds" in found[1].reason

@@ -1,0 +1,110 @@
+"""Shares of a fleet's traffic, and other samples of it, against what they are samples of."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from simkit.engine.deployment import Deployment, resolve
+from simkit.metrics.slo import promise
+from simkit.plan.fleet import replay_routed, replay_share
+from simkit.plan.scenario import drifted, with_burst
+from simkit.plan.sweep import mean_rate
+from simkit.plan.traffic import replica_share, resampled
+from simkit.workloads.presets import preset
+from simkit.workloads.workload import Workload
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 7])
+def test_a_share_has_its_part_of_the_rate(chat: Workload, replicas: int) -> None:
+    share = replica_share(chat, replicas, 21.0, requests=3000)
+    assert mean_rate(share) == pytest.approx(21.0 / replicas, rel=0.02)
+    assert len(share) >= 3000
+    assert np.all(np.diff(share.arrival_us) >= 0)
+
+
+def test_the_shares_of_all_replicas_are_the_workload(chat: Workload) -> None:
+    """A share that goes on with the workload takes the next replica's requests: n times round is every request once."""
+    share = replica_share(chat, 4, 10.0, requests=len(chat))
+    pairs = sorted(zip(share.prompt_tokens.tolist(), share.output_tokens.tolist(), strict=True))
+    assert pairs == sorted(zip(chat.prompt_tokens.tolist(), chat.output_tokens.tolist(), strict=True))
+
+
+def test_sessions_stay_together(chat: Workload) -> None:
+    names = tuple(f"s{i // 5}" for i in range(len(chat)))
+    marked = replace(chat, session_id=names, prompt_tokens=np.repeat(np.arange(1, 201, dtype=np.int32), 5))
+    share = replica_share(marked, 4, 10.0, requests=200)
+    assert all(count == 5 for count in np.bincount(share.prompt_tokens)[np.unique(share.prompt_tokens)])
+
+
+def test_repeated_requests_share_no_prefix() -> None:
+    shared = preset("mooncake-conversation", requests=300, rate_per_s=1.0, seed=0)
+    once = replica_share(shared, 1, 1.0, requests=300)
+    twice = replica_share(shared, 1, 1.0, requests=600)
+    assert once.prefixes is not None
+    assert twice.prefixes is not None
+    assert len(np.unique(twice.prefixes.ids)) == 2 * len(np.unique(once.prefixes.ids))
+
+
+def test_one_share_tells_the_whole_fleets_percentiles(chat: Workload) -> None:
+    """Dealt in turn, all replicas are alike: the fleet that `simkit.cluster` replays whole shows the same figures."""
+    spec = resolve(Deployment(model="llama-3.1-8b", device="h100"))
+    slo = promise({"ttft_p99_s": 1.0})
+    long = preset("azure-conv-2023", requests=16_000, seed=1, arrivals="poisson")
+    one = replay_share(spec, long, 4, 40.0, slo)
+    whole = replay_routed(spec, long, 4, 40.0, slo, "round_robin")
+    for key in ("ttft_mean_s", "ttft_p99_s", "tpot_mean_s", "tpot_p99_s", "e2e_mean_s"):
+        assert one.figures[key] == pytest.approx(whole.figures[key], rel=0.12), key
+    assert one.figures["goodput_per_s"] == pytest.approx(whole.figures["goodput_per_s"], rel=0.03)
+
+
+def test_a_bootstrap_keeps_rate_and_means_and_is_another_sample(chat: Workload) -> None:
+    samples = [resampled(chat, seed) for seed in range(40)]
+    assert all(mean_rate(s) == pytest.approx(mean_rate(chat), rel=1e-3) for s in samples)
+    means = [float(s.prompt_tokens.mean()) for s in samples]
+    error = float(chat.prompt_tokens.std()) / np.sqrt(len(chat))
+    assert np.mean(means) == pytest.approx(float(chat.prompt_tokens.mean()), abs=error)
+    # requests are independent here, so the bootstrap's spread is the standard error of their mean
+    assert np.std(means) == pytest.approx(error, rel=0.4)
+    assert np.array_equal(resampled(chat, 3).arrival_us, samples[3].arrival_us)
+
+
+def test_a_burst_has_its_rate_and_a_tenth_of_the_time(chat: Workload) -> None:
+    burst = with_burst(chat, 3.0)
+    gap = float(np.diff(chat.arrival_us).mean())
+    middle = np.diff(burst.arrival_us)[400:600]
+    assert float(middle.mean()) == pytest.approx(gap / 3, rel=0.2)
+    span = burst.arrival_us[-1] - burst.arrival_us[0]
+    assert span / (chat.arrival_us[-1] - chat.arrival_us[0]) == pytest.approx(1 - 0.3 + 0.1, rel=0.01)
+
+
+def test_drifted_prompts_stay_within_the_context(chat: Workload) -> None:
+    longer = drifted(chat, 2.0, 4096)
+    total = longer.prompt_tokens.astype(np.int64) + longer.output_tokens
+    before = chat.prompt_tokens.astype(np.int64) + chat.output_tokens
+    assert np.all((total <= 4096) | (total == before))
+    free = 2 * chat.prompt_tokens.astype(np.int64) + chat.output_tokens <= 4096
+    assert np.array_equal(longer.prompt_tokens[free], 2 * chat.prompt_tokens[free])
+
+
+def test_longer_prompts_share_as_large_a_part_as_before() -> None:
+    shared = preset("mooncake-conversation", requests=400, rate_per_s=1.0, seed=0)
+
+    def found(workload: Workload) -> float:
+        """The share of prompt tokens that an endless cache would find."""
+        prefixes = workload.prefixes
+        assert prefixes is not None
+        seen: set[int] = set()
+        hits = 0
+        for i in range(len(workload)):
+            mine = prefixes.ids[prefixes.start[i] : prefixes.start[i + 1]].tolist()
+            hits += sum(block in seen for block in mine)
+            seen.update(mine)
+        return hits * prefixes.block_tokens / float(workload.prompt_tokens.sum())
+
+    longer = drifted(shared, 1.5, 10**6)
+    assert longer.prefixes is not None
+    assert len(longer.prefixes.ids) == pytest.approx(1.5 * len(shared.prefixes.ids), rel=0.05)  # type: ignore[union-attr]
+    # a prompt's blocks are whole numbers: less than one of each prompt is lost in rounding
+    rounding = len(longer) * longer.prefixes.block_tokens / float(longer.prompt_tokens.sum())
+    assert found(shared) - rounding < found(longer) <= found(shared)
