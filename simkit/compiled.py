@@ -24,7 +24,9 @@ def _source_hash() -> str:
     numba looks only at the file of the outermost function when it decides whether its cache is stale; a change in a
     function that it calls from another file would go unseen. So the cache folder is named by all of them.
     """
-    files = [_PACKAGE / "compiled.py", *sorted((_PACKAGE / "engine").rglob("*.py")), _PACKAGE / "models/steptables.py"]
+    folders = (_PACKAGE / "engine", _PACKAGE / "cluster/loops")
+    files = [_PACKAGE / "compiled.py", _PACKAGE / "models/steptables.py", _PACKAGE / "cluster/rack.py"]
+    files += [file for folder in folders for file in sorted(folder.rglob("*.py"))]
     digest = hashlib.sha256(numba.__version__.encode())
     for file in files:
         digest.update(file.read_bytes())

@@ -21,6 +21,7 @@ BELOW = {
     "cluster": {"engine", "models", "workloads", "metrics"},
     "plan": {"cluster", "engine", "models", "workloads", "metrics", "calibrate"},
     "report": {"cluster", "engine", "models", "workloads", "metrics", "plan"},
+    "fidelity": {"report", "calibrate", "engine", "models", "workloads", "metrics"},
     "serve": {"cluster", "engine", "models", "workloads", "metrics"},
     "testbed": {"cluster", "engine", "models", "workloads", "metrics", "kernels", "calibrate"},
 }
@@ -63,6 +64,13 @@ def test_only_measuring_rooms_import_torch_and_triton() -> None:
 def test_simulating_imports_neither_torch_nor_triton() -> None:
     modules = "simkit.cli.main, simkit.cli.config, simkit.plan.capacity, simkit.report.html, simkit.cluster.fleet"
     script = f"import sys, {modules}; print(sorted(set(sys.modules) & {HEAVY!r}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_command_answers_help_before_it_loads_anything_heavy() -> None:
+    heavy = {"numpy", "numba", "pandas", "pydantic", "scipy", "matplotlib", "simpy", "torch", "triton"}
+    script = f"import sys, simkit.cli.main; print(sorted({{name.split('.')[0] for name in sys.modules}} & {heavy!r}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -66,7 +66,8 @@ class Profile(_Part):
     engine_sizes: EngineSizes
     sources: tuple[Source, ...] = Field(min_length=1, max_length=1000)
     seen: Seen
-    step: WholeStep
+    step: WholeStep  # adds up to the time that was spent
+    typical_step: WholeStep | None = None  # of the median step; None in profiles written before it was fitted
     front_end: FrontEnd | None = None
     held_out: tuple[HeldOutError, ...] = Field(min_length=1, max_length=100)
 

@@ -23,6 +23,9 @@ F64 = NDArray[np.float64]
 FEWEST_STEPS = 50  # ten a fold: fewer say nothing about an error's 90th percentile
 REWEIGHTINGS = 50
 SETTLED = 1e-9
+MEDIAN_REWEIGHTINGS = 300
+MEDIAN_SETTLED = 1e-6
+SMALLEST = 1e-4  # of the prediction: a residual below it counts as none
 
 
 def fit_steps(paths: Sequence[Path], created: str | None = None) -> Profile:
@@ -61,6 +64,7 @@ def fit_steps(paths: Sequence[Path], created: str | None = None) -> Profile:
             pairs=float(steps.pairs.max()),
         ),
         step=fit_whole_step(steps),
+        typical_step=fit_typical_step(steps),
         front_end=front_end(logs),
         held_out=held_out_errors(steps, [len(part) for part in parts]),
     )
@@ -73,6 +77,24 @@ def fit_whole_step(steps: StepFeatures) -> WholeStep:
     host_columns = np.column_stack([np.ones(int(timed.sum())), steps.requests[timed]])
     # plain, not relative: gaps of 0.1 ms among some of 2 ms, of which the mean is what a run adds up
     host = nonnegative_least_squares(host_columns, steps.host_s[timed]) if timed.any() else np.zeros(2)
+    return whole_step_of(device, host)
+
+
+def fit_typical_step(steps: StepFeatures) -> WholeStep:
+    """The coefficients of the median step: half of the steps took longer than they say, by `median_fit`.
+
+    Its total time is below what was spent wherever a busy machine stretched some steps; `fit_whole_step` is the one
+    that adds up. Medians over requests are predicted with this one.
+    """
+    device = median_fit(steps.columns(), steps.device_s)
+    timed = ~np.isnan(steps.host_s)
+    host_columns = np.column_stack([np.ones(int(timed.sum())), steps.requests[timed]])
+    host = median_fit(host_columns, steps.host_s[timed]) if timed.any() else np.zeros(2)
+    return whole_step_of(device, host)
+
+
+def whole_step_of(device: F64, host: F64) -> WholeStep:
+    """Fitted coefficients, f64[4] and f64[2], by name."""
     return WholeStep(
         step_s=float(device[0]),
         token_s=float(device[1]),
@@ -80,6 +102,28 @@ def fit_whole_step(steps: StepFeatures) -> WholeStep:
         pair_s=float(device[3]),
         host=HostTime(step_s=float(host[0]), request_s=float(host[1])),
     )
+
+
+def median_fit(columns: F64, seconds: F64) -> F64:
+    """Coefficients c >= 0, f64[k], with the least sum of |ln(predicted / measured)|: a median regression.
+
+    A step that something else on the machine stretched to twice its time counts as any other that is above the
+    prediction. Solved by reweighted least squares (Schlossmacher, JASA 68, 1973): the gradient, sign(measured -
+    predicted) / predicted for each row, is that of squares weighted by 1 / (predicted |measured - predicted|).
+    """
+    mean = float(np.mean(seconds))
+    coefficients = nonnegative_least_squares(columns, seconds)
+    if mean <= 0.0:
+        return coefficients
+    for _ in range(MEDIAN_REWEIGHTINGS):
+        predicted = np.maximum(columns @ coefficients, SMALLEST * mean)
+        weight = 1.0 / np.sqrt(predicted * np.maximum(np.abs(seconds - predicted), SMALLEST * predicted))
+        better = nonnegative_least_squares(columns * weight[:, None], seconds * weight)
+        moved = np.max(np.abs(columns @ better - predicted) / predicted)
+        coefficients = better
+        if moved < MEDIAN_SETTLED:
+            break
+    return coefficients
 
 
 def relative_fit(columns: F64, seconds: F64) -> F64:

@@ -23,10 +23,12 @@ def models(name: Name = None, json: options.Json = False) -> None:
 
 def devices(name: Name = None, json: options.Json = False) -> None:
     """The devices that have a name here; any other is given by a YAML of the same form."""
+    from simkit.calibrate.profile_sources import sources_of
     from simkit.models.device import known_devices, load_device
 
     if name and json:
-        emit_json(load_device(name).model_dump(mode="json"))
+        device = load_device(name)
+        emit_json({**device.model_dump(mode="json"), "step_times": sources_of(device.name)})
         return
     rows = []
     for one in [name] if name else known_devices():
@@ -40,10 +42,18 @@ def devices(name: Name = None, json: options.Json = False) -> None:
                 "power_w": device.power_w.value,
                 "link": device.link.kind,
                 "usd_per_hour": device.usd_per_hour.value,
+                "step_times": _sources(sources_of(device.name)),
                 "source": device.memory_gib.source if name else "",
             }
         )
     _print(rows, json, "devices")
+
+
+def _sources(found: "dict[str, list[str]]") -> str:
+    """Profiles that ship, tables to import by `simkit calibrate import`, or nothing but a datasheet."""
+    shipped = [f"shipped: {name}" for name in found["shipped"]]
+    systems = sorted({text.split()[2] for text in found["importable"]})
+    return ", ".join([*shipped, *(f"importable: aic {system}" for system in systems)]) or "datasheet"
 
 
 def _model(arch: "Architecture") -> dict[str, object]:

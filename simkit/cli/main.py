@@ -8,13 +8,17 @@ import typer
 from simkit import __version__
 from simkit.cli.bench import bench
 from simkit.cli.calibrate import app as calibrate
+from simkit.cli.compare import compare
 from simkit.cli.conform import conform
 from simkit.cli.console import people
+from simkit.cli.context import context
 from simkit.cli.known import devices, models
 from simkit.cli.plan import plan
 from simkit.cli.run import run
 from simkit.cli.selftest import selftest
 from simkit.cli.serve import serve
+from simkit.cli.testbed import run_testbed
+from simkit.cli.validate import validate
 from simkit.cli.workload import app as workload
 from simkit.errors import InputError, PartialResultError, TargetNotMetError
 
@@ -28,8 +32,12 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(plan)
+app.command()(context)
+app.command()(compare)
 app.command()(serve)
+app.command("testbed")(run_testbed)
 app.command()(conform)
+app.command()(validate)
 app.command()(selftest)
 app.command()(bench)
 app.command()(models)

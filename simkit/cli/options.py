@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from simkit.errors import InputError
+from simkit.metrics.slo import ATTAINMENT, GOODPUT
 
 ConfigPath = Annotated[Path | None, typer.Argument(help="YAML with deployment, workload and slo; flags overrule it.")]
 Model = Annotated[str | None, typer.Option(help="Name from `simkit models`, or a config.json of Hugging Face's form.")]
@@ -13,6 +14,8 @@ Device = Annotated[str | None, typer.Option(help="Name from `simkit devices`, or
 Tensor = Annotated[int | None, typer.Option("--tp", help="Tensor parallel GPUs.")]
 Trace = Annotated[Path | None, typer.Option(help="A trace file, plain, gzip or zstd.")]
 Format = Annotated[str | None, typer.Option("--format", help="The trace's format, where it is not recognised.")]
+Columns = Annotated[str | None, typer.Option(help="A CSV's own names: arrival=ts,prompt=in,output=out[,session=..].")]
+TimeUnit = Annotated[str | None, typer.Option(help="Of the arrivals of such a CSV: s, ms, us, or clock.")]
 Preset = Annotated[str | None, typer.Option(help="A bundled workload, see `simkit workload presets`.")]
 Generate = Annotated[Path | None, typer.Option(help="A generator's YAML.")]
 Arrivals = Annotated[str | None, typer.Option(help="Arrival process in place of the source's own: poisson, gamma ..")]
@@ -22,7 +25,8 @@ Rate = Annotated[float | None, typer.Option(help="Requests a second, by scaling 
 Sort = Annotated[bool, typer.Option("--sort", help="Sort the trace by arrival.")]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Count malformed rows instead of stopping.")]
 SpreadTicks = Annotated[bool, typer.Option("--spread-ticks", help="Spread arrivals rounded to coarse ticks.")]
-Profile = Annotated[Path | None, typer.Option(help="Step times from `simkit calibrate`; default a roofline.")]
+Profile = Annotated[Path | None, typer.Option(help="Step times from `simkit calibrate`; default those that ship.")]
+Uncalibrated = Annotated[bool, typer.Option("--uncalibrated", help="Step times by a roofline of datasheet figures.")]
 Slo = Annotated[list[str] | None, typer.Option("--slo", help="Target in seconds, ttft_p99=0.5; repeat for more.")]
 Seed = Annotated[int | None, typer.Option(help="Of everything random.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any other key, deployment.engine.block_size=32.")]
@@ -76,6 +80,24 @@ def overrides(
     return found
 
 
+def step_time(uncalibrated: bool) -> list[tuple[str, object]]:
+    """(dotted key, value) of the flag."""
+    return [("deployment.step_time", "uncalibrated")] if uncalibrated else []
+
+
+def own_columns(columns: str | None, time_unit: str | None) -> list[tuple[str, object]]:
+    """(dotted key, value) of a CSV's own column names."""
+    found: list[tuple[str, object]] = []
+    if columns is not None:
+        pairs = [part.partition("=") for part in columns.split(",")]
+        if not all(role.strip() and name.strip() for role, _, name in pairs):
+            raise InputError(f"--columns {columns}: ROLE=NAME is wanted, for instance arrival=ts,prompt=in,output=out")
+        found.append(("workload.columns", {role.strip(): name.strip() for role, _, name in pairs}))
+    if time_unit is not None:
+        found.append(("workload.time_unit", time_unit))
+    return found
+
+
 def _target(text: str) -> tuple[str, object]:
     """`ttft_p99=0.5` or `ttft_p99_s=0.5` as a key of the configuration."""
     name, separator, value = text.partition("=")
@@ -86,6 +108,8 @@ def _target(text: str) -> tuple[str, object]:
         limit = 0.0
     if not separator:
         raise InputError(f"--slo {text}: a target is METRIC_STATISTIC=SECONDS, for instance --slo ttft_p99=0.5")
+    if name in (ATTAINMENT, GOODPUT):
+        return f"slo.{name}", limit
     return f"slo.{name.removesuffix('_s')}_s", limit
 
 

@@ -54,9 +54,11 @@ def seal_batch(r: Replica, row: int) -> None:
         request = r.entries[row, k].request
         computed = progress[request].computed + r.entries[row, k].tokens
         progress[request].computed = computed
-        samples = computed == progress[request].known + progress[request].placeholders
+        # beyond what is known lie the drafts to check
+        drafted = computed - progress[request].known - progress[request].placeholders
+        samples = drafted + 1 if 0 <= drafted <= r.limits.speculative_tokens else 0
         r.entries[row, k].samples = samples
-        if samples and r.limits.pipeline_depth > 1:
+        if samples > 0 and r.limits.pipeline_depth > 1:
             progress[request].placeholders += 1
 
 

@@ -10,13 +10,16 @@ def device_ns(r: Replica, tables: StepTables, row: int) -> tuple[int, int]:
     """Device time of a batch, and what it would be with its decodes alone, both in ns.
 
     Parts run one after the other on the device, so they add. One new token is a decode: its attention is a row of a
-    batched kernel; more are a prefill chunk, a kernel of its own.
+    batched kernel; more are a prefill chunk, a kernel of its own. A decode that checks drafts reads its context once
+    for all of them; the draft proposes them first.
     """
     window = tables.window_tokens
     tokens = 0
     rows = 0
     decodes = 0
+    decode_tokens = 0
     decode_rows = 0
+    drafted = 0
     context = 0
     window_context = 0
     prefill = 0.0
@@ -24,12 +27,15 @@ def device_ns(r: Replica, tables: StepTables, row: int) -> tuple[int, int]:
         new = int(r.entries[row, k].tokens)
         past = int(r.entries[row, k].before)
         tokens += new
-        rows += int(r.entries[row, k].samples)
-        if new == 1:
+        samples = int(r.entries[row, k].samples)
+        rows += samples
+        if new == 1 or new == samples:
             decodes += 1
-            decode_rows += int(r.entries[row, k].samples)
-            context += past + 1
-            window_context += min(past + 1, window)
+            decode_tokens += new
+            decode_rows += samples
+            drafted += 1 if samples > 1 else 0
+            context += past + new
+            window_context += min(past + new, window)
         else:
             prefill += interpolate(tables.prefill_ns, new, past)
     attention = 0.0
@@ -37,11 +43,23 @@ def device_ns(r: Replica, tables: StepTables, row: int) -> tuple[int, int]:
         attention = interpolate(tables.decode_ns, decodes, context)
         if window > 0:
             attention += interpolate(tables.decode_window_ns, decodes, window_context)
-    whole = round_ns(tables.linear_ns[tokens] + tables.sample_ns[rows] + attention + prefill)
+    if drafted > 0:
+        attention += r.limits.draft_ns + r.limits.draft_request_ns * drafted
+    whole = round_ns(tables.linear_ns[tokens] + sampling_ns(tables, rows) + attention + prefill)
     if decodes == r.batches[row].length:
         return whole, whole
-    alone = round_ns(tables.linear_ns[decodes] + tables.sample_ns[decode_rows] + attention)
+    alone = round_ns(tables.linear_ns[decode_tokens] + sampling_ns(tables, decode_rows) + attention)
     return whole, min(alone, whole)
+
+
+@inlined
+def sampling_ns(tables: StepTables, rows: int) -> float:
+    """Time for the logits and samples of so many rows; drafts make them more than requests, where the slope goes on."""
+    last = len(tables.sample_ns) - 1
+    if rows <= last:
+        return float(tables.sample_ns[rows])
+    slope = tables.sample_ns[last] - tables.sample_ns[last - 1]
+    return float(tables.sample_ns[last] + slope * (rows - last))
 
 
 @inlined

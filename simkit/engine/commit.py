@@ -1,7 +1,8 @@
-"""A step's output: one token for each request that sampled, and the end of those that have all of theirs."""
+"""A step's output: a token for each request that sampled, more with accepted drafts; who has all of theirs ends."""
 
 from simkit.compiled import inlined
 from simkit.engine.blocks import release
+from simkit.engine.drafts import accepted_drafts
 from simkit.engine.ledger import FIRST_TOKEN_EVENT, book_finish
 from simkit.engine.ordering import serve_output
 from simkit.engine.prefix import register_full_blocks
@@ -38,22 +39,42 @@ def commit(r: Replica, row: int) -> None:
         # over since it was scheduled: by EOS in the step before, or cancelled; the token is wasted
         if r.entries[row, k].samples == 0 or status in (FINISHED, ABORTED):
             continue
-        known = progress.known + 1
-        outputs = known - r.requests[request].prompt
-        progress.known = known
-        _deliver(r, now, request, outputs == 1)
-        if limits.ordering == FAIR:
-            serve_output(r, request)
+        over = _deliver_all(r, now, request, _accepted(r, request, int(r.entries[row, k].samples) - 1) + 1)
         if status == RUNNING and limits.pipeline_depth > 1:
             progress.placeholders -= 1
             if limits.prefix_caching:
                 register_full_blocks(r, request, progress.computed - progress.placeholders)
-        if outputs >= r.requests[request].output or known >= limits.max_model_len:
+        if over:
             book_finish(r, row, request)
             end(r, request, FINISHED)
             left = left or status == RUNNING
     if left:
         _drop_ended(r)
+
+
+@inlined
+def _accepted(r: Replica, request: int, drafted: int) -> int:
+    """How many of the drafts that were checked are accepted; what was computed for the others is void."""
+    if drafted == 0:
+        return 0
+    accepted = accepted_drafts(r.limits, int(request), int(r.progress[request].known), drafted)
+    r.progress[request].computed -= drafted - accepted
+    return accepted
+
+
+@inlined
+def _deliver_all(r: Replica, now: int, request: int, tokens: int) -> bool:
+    """Deliver a step's tokens of a request, up to its last; whether that was among them."""
+    progress = r.progress[request]
+    for _ in range(tokens):
+        progress.known += 1
+        outputs = progress.known - r.requests[request].prompt
+        _deliver(r, now, request, outputs == 1)
+        if r.limits.ordering == FAIR:
+            serve_output(r, request)
+        if outputs >= r.requests[request].output or progress.known >= r.limits.max_model_len:
+            return True
+    return False
 
 
 @inlined

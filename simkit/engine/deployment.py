@@ -1,11 +1,13 @@
 """What is deployed: a model on a device, in a layout, at a precision, served by an engine with its settings."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from simkit.engine.settings import EngineSettings
 from simkit.engine.state import Limits
+from simkit.models import calibrated, roofline
 from simkit.models.architecture import Architecture
 from simkit.models.captures import default_capture_sizes
 from simkit.models.catalog import load_model
@@ -13,11 +15,17 @@ from simkit.models.device import Device, load_device
 from simkit.models.layout import Layout
 from simkit.models.memory import MemoryPlan, plan_memory
 from simkit.models.precision import Precision, parse_kv_precision, parse_precision
-from simkit.models.roofline import PROVENANCE, roofline_tables
+from simkit.models.sampling import Sampling
+from simkit.models.step_law import TableSizes, step_tables
 from simkit.models.steptables import StepTables
+from simkit.models.table_shares import TableShares
 
 GIB = 1 << 30
 ROOFLINE_NOTE = "a roofline from datasheet figures, not measured on this device; expect errors of 10 to 30 %"
+
+
+StepTime = Literal["calibrated", "uncalibrated"]
+"""calibrated: public kernel measurements and fitted engine constants, where the device's kind was measured."""
 
 
 class Deployment(BaseModel):
@@ -30,6 +38,8 @@ class Deployment(BaseModel):
     layout: Layout = Field(default_factory=Layout)
     weights: str | None = Field(default=None, description="precision of the linear layers; default as published")
     kv: str = Field(default="bf16", description="precision of the KV cache")
+    sampling: Sampling = Field(default="published", description="plain or truncated (top-p, top-k) sampling")
+    step_time: StepTime = Field(default="calibrated", description="uncalibrated: a roofline from datasheet figures")
     engine: EngineSettings = Field(default_factory=EngineSettings)
 
 
@@ -44,8 +54,9 @@ class ReplicaSpec:
     num_blocks: int
     limits: Limits
     tables: StepTables
-    provenance: str  # where the step times come from: "uncalibrated", or a profile's name
+    provenance: str  # where the step times come from: "calibrated", "uncalibrated", or a profile's name
     provenance_note: str
+    known: TableShares | None = None  # how much of each step time is how well known, where a profile says
 
 
 def resolve(deployment: Deployment) -> ReplicaSpec:
@@ -85,12 +96,7 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
     )
     num_blocks = settings.num_gpu_blocks_override or memory.num_blocks
     limits = settings.limits(num_blocks, longest, batched, seqs, kv_block_bytes=memory.block_bytes)
-    tables = roofline_tables(
-        arch,
-        device,
-        deployment.layout,
-        weights,
-        kv,
+    sizes = TableSizes(
         max_num_batched_tokens=batched,
         max_num_seqs=seqs,
         max_model_len=longest,
@@ -98,7 +104,14 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
         capture_sizes=captures,
         enforce_eager=settings.enforce_eager,
     )
-    return ReplicaSpec(deployment, arch, device, memory, num_blocks, limits, tables, PROVENANCE, ROOFLINE_NOTE)
+    layout = deployment.layout
+    if deployment.step_time == "calibrated" and calibrated.has_laws(device):
+        tables = calibrated.calibrated_tables(arch, device, layout, weights, kv, sizes, deployment.sampling)
+        provenance, note = calibrated.PROVENANCE, calibrated.provenance_note(device)
+    else:
+        tables = step_tables(roofline.roofline_law(arch, device, weights), arch, layout, sizes, weights, kv)
+        provenance, note = roofline.PROVENANCE, ROOFLINE_NOTE
+    return ReplicaSpec(deployment, arch, device, memory, num_blocks, limits, tables, provenance, note)
 
 
 def default_batch(device: Device) -> tuple[int, int]:

@@ -80,16 +80,16 @@ def _engine_of_file(policy: PolicyFile) -> Engine:
 
 def bound_engine(name: str, schedule: Schedule) -> Engine:
     """The loop's entry points around another `schedule`; `name` must be its own, machine code is filed under it."""
-    turn = inlined(_around(loop.turn, name, schedule=schedule))
+    turn = inlined(around(loop.turn, name, schedule=schedule))
     return Engine(
         name=name,
-        advance=compiled(_around(loop.advance, name, turn=turn)),
-        iterate=compiled(_around(loop.iterate, name, turn=turn)),
-        plan=compiled(_around(stepping.plan, name, schedule=schedule)),
+        advance=compiled(around(loop.advance, name, turn=turn)),
+        iterate=compiled(around(loop.iterate, name, turn=turn)),
+        plan=compiled(around(stepping.plan, name, schedule=schedule)),
     )
 
 
-def _around(function: F, name: str, **names: object) -> F:
+def around(function: F, name: str, **names: object) -> F:
     """A copy of a compiled function's source in which the global `names` mean something else."""
     source = cast(FunctionType, getattr(function, "py_func", function))
     copy = FunctionType(source.__code__, {**source.__globals__, **names}, f"{source.__name__}_{name}")

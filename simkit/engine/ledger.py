@@ -94,7 +94,7 @@ def book_step(r: Replica, row: int, decode: int, extra: int) -> int:
         entry = r.entries[row, k]
         tokens += int(entry.tokens)
         if r.ledger[entry.request].phase != DECODE:
-            _book_entry(r, entry.request, int(entry.tokens), int(entry.before), entry.samples == 1)
+            _book_entry(r, entry.request, int(entry.tokens), int(entry.before), entry.samples > 0)
     if r.batches[row].length < r.at[RUNNING_COUNT]:
         _book_left_out(r, row, r.batches[row].step, decode, extra)
     return tokens

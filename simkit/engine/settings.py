@@ -45,6 +45,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
         "long_prefill_token_threshold",
         "long_prefill_token_threshold_adaptive",
         "scheduler_reserve_full_isl",
+        "speculative_tokens",
         "watermark",
     ),
     "vllm-v0": ("watermark", "preemption_mode"),
@@ -97,6 +98,13 @@ class EngineSettings(BaseModel):
     watermark: float | None = Field(default=None, ge=0.0, lt=1.0, description="default 0; vllm-v0 0.01")
     scheduler_reserve_full_isl: bool | None = Field(default=None, description="default on where the version has it")
     enforce_eager: bool = False
+    speculative_tokens: int = Field(default=0, ge=0, le=64, description="a draft proposes so many a step; 0: no draft")
+    acceptance: float | None = Field(
+        default=None, ge=0.0, le=1.0, description="chance that a draft is accepted where all before it were"
+    )
+    acceptance_seed: int = Field(default=0, ge=0, le=1 << 31, description="of the draws of what is accepted")
+    draft_step_ms: float = Field(default=0.0, ge=0.0, le=1e6, description="to propose the drafts of a step")
+    draft_request_ms: float = Field(default=0.0, ge=0.0, le=1e6, description="more for each request that gets some")
 
     @field_validator("engine")
     @classmethod
@@ -114,6 +122,7 @@ class EngineSettings(BaseModel):
                 f"deployment.engine.scheduler_reserve_full_isl=true: {self.engine} does not have it; leave it out"
             )
         self._check_discipline()
+        self._check_speculation()
         return dialect
 
     def _check_discipline(self) -> None:
@@ -127,6 +136,26 @@ class EngineSettings(BaseModel):
                     f"deployment.engine.{name}={value}: discipline {self.discipline} does not have it; leave it out, "
                     f"or choose {others}"
                 )
+
+    def _check_speculation(self) -> None:
+        """InputError for half of what speculative decoding needs, or for what it does not go with."""
+        if self.speculative_tokens == 0:
+            for name in ("acceptance", "draft_step_ms", "draft_request_ms"):
+                if getattr(self, name):
+                    raise InputError(
+                        f"deployment.engine.{name}={getattr(self, name)}: goes with speculative_tokens; "
+                        "set that to at least 1, or leave this out"
+                    )
+        elif self.acceptance is None:
+            raise InputError(
+                f"deployment.engine.speculative_tokens={self.speculative_tokens}: acceptance is missing; "
+                "give the chance, 0 to 1, that a draft is accepted"
+            )
+        elif self.async_scheduling:
+            raise InputError(
+                f"deployment.engine.speculative_tokens={self.speculative_tokens}: not with asynchronous scheduling; "
+                "set async_scheduling: false"
+            )
 
     def limits(
         self,
@@ -179,4 +208,9 @@ class EngineSettings(BaseModel):
             content_span=content_span,
             pipeline_depth=2 if self.async_scheduling else 1,
             swap_block_ns=max(1, round(kv_block_bytes / self.swap_gb_per_s)) if swap else 0,
+            speculative_tokens=self.speculative_tokens,
+            acceptance=float(self.acceptance or 0.0),
+            acceptance_seed=self.acceptance_seed,
+            draft_ns=round(1e6 * self.draft_step_ms),
+            draft_request_ns=round(1e6 * self.draft_request_ms),
         )

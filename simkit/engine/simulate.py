@@ -129,8 +129,9 @@ def load(
         return requests, np.zeros(0, dtype=np.int64)
     named = (prefixes.start[1:] - prefixes.start[:-1])[rows] * limits.content_span
     requests["first_content"] = prefixes.start[:-1][rows]
-    # an id of a partly filled block says nothing about what follows the prompt in it
-    requests["content_blocks"] = np.minimum(named, workload.prompt_tokens[rows] // limits.block_size)
+    # an id of a partly filled block says nothing about what follows the prompt in it; ids of chats name answers too
+    covered = workload.prompt_tokens[rows] + (output if prefixes.partial_block == "floor" else 0)
+    requests["content_blocks"] = np.minimum(named, covered // limits.block_size)
     return requests, prefixes.ids
 
 
@@ -225,4 +226,5 @@ def _request_columns(replica: Replica, workload: Workload, rows: I64) -> Request
         stalled_ns=wide(ledger.stalled),
         preempted_ns=wide(ledger.preempted),
         host_ns=wide(ledger.host),
+        transfer_ns=np.zeros(n, dtype=np.int64),
     )

@@ -47,6 +47,11 @@ class Limits(NamedTuple):
     content_span: int  # KV blocks that a content id of the workload covers
     pipeline_depth: int  # 1: schedule after the output is known; 2: asynchronous scheduling
     swap_block_ns: int = 0  # to copy a block to the host or back; 0: whoever is preempted computes again
+    speculative_tokens: int = 0  # a draft proposes to each decoding request a step; 0: no draft
+    acceptance: float = 0.0  # chance that a proposal is accepted where all before it were
+    acceptance_seed: int = 0
+    draft_ns: int = 0  # to propose all drafts of a step
+    draft_request_ns: int = 0  # and, besides, for each request that gets some
 
 
 def records(shape: int | tuple[int, ...], kind: np.dtype[np.void]) -> Records:
@@ -139,7 +144,7 @@ ENTRY = np.dtype(
         ("request", np.int32),
         ("tokens", np.int32),  # scheduled now
         ("before", np.int32),  # computed before
-        ("samples", np.int32),  # 1: this step yields a token
+        ("samples", np.int32),  # tokens this step may yield: 0, 1, or with drafts to check 1 more than these
     ]
 )
 

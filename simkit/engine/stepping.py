@@ -9,11 +9,13 @@ and for requests that are not known beforehand, `submit`. Asynchronous schedulin
 
 from simkit.compiled import compiled
 from simkit.engine.actions import open_batch, seal_batch
+from simkit.engine.clock import device_ns, round_ns
 from simkit.engine.commit import cancel, commit
 from simkit.engine.loop import dispatch, receive
 from simkit.engine.state import IN_FLIGHT, NEVER, NOW, OLDEST, ROWS, Replica
 from simkit.engine.vllm_v1 import schedule
 from simkit.errors import InputError
+from simkit.models.steptables import StepTables
 
 
 def submit(
@@ -41,6 +43,12 @@ def plan(r: Replica, now_ns: int) -> int:
     schedule(r, row)
     seal_batch(r, row)
     return row
+
+
+@compiled
+def expected_ns(r: Replica, tables: StepTables, row: int) -> tuple[int, int]:
+    """(host, device) time that the tables give a planned step."""
+    return round_ns(tables.host_ns[r.batches[row].length]), device_ns(r, tables, row)[0]
 
 
 @compiled

@@ -6,6 +6,7 @@ is no prefill phase and no decode phase: a step gives each request some of the t
 
 from simkit.compiled import inlined
 from simkit.engine.actions import admit, choose_victim, fits, give, grow, preempt
+from simkit.engine.drafts import drafts_of
 from simkit.engine.prefix import longest_hit
 from simkit.engine.state import PREEMPTED_NOW, RUNNING_COUNT, WAITING_COUNT, Replica
 from simkit.engine.waiting import head
@@ -51,6 +52,8 @@ def _schedule_running(r: Replica, row: int, threshold: int, budget: int) -> int:
             i += 1
             continue
         due = progress.known + placeholders - computed
+        if due == 1:
+            due += drafts_of(r, request)
         if 0 < threshold < due:
             due = threshold
         due = min(due, budget, r.limits.max_model_len - computed - 1)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from simkit.engine.state import I64
 from simkit.errors import InputError, suggestion
 from simkit.testbed.inputs import StepInputs
-from simkit.testbed.paged_attention import KVCache, attend, write_kv
+from simkit.testbed.paged_attention import KVCache, Part, attend, attention_parts, write_kv
 from simkit.testbed.shape import DecoderShape
 from simkit.testbed.torch_import import torch
 
@@ -89,9 +89,10 @@ def run_step(decoder: Decoder, cache: KVCache, step: StepInputs) -> I64:
         positions = torch.from_numpy(step.positions).to(device)
         slots = torch.from_numpy(step.slots).to(device)
         turn = _rotation(decoder, positions)
+        parts = attention_parts(step, int(cache.keys.shape[2]), device)
         x = decoder.embedding[torch.from_numpy(step.tokens).to(device)]
         for index, layer in enumerate(decoder.layers):
-            x = x + _attention(decoder, layer, cache, index, x, turn, slots, step)
+            x = x + _attention(decoder, layer, cache, index, x, turn, slots, parts)
             gate, up = (_rms_norm(decoder, x, layer.ffn_norm) @ layer.gate_up).chunk(2, dim=-1)
             x = x + (torch.nn.functional.silu(gate) * up) @ layer.down
         last = x[torch.from_numpy(step.sampled).to(device)]
@@ -108,7 +109,7 @@ def _attention(
     x: torch.Tensor,
     turn: tuple[torch.Tensor, torch.Tensor],
     slots: torch.Tensor,
-    step: StepInputs,
+    parts: tuple[Part, ...],
 ) -> torch.Tensor:
     """[t, h] the attention block of one layer."""
     shape = decoder.shape
@@ -116,7 +117,7 @@ def _attention(
     q, k, v = heads.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
     # all of the step's keys before anybody's attention: a prefix may be shared by requests of this very step
     write_kv(cache, index, slots, _rotated(k, turn), v)
-    mixed = attend(cache, index, _rotated(q, turn), step)
+    mixed = attend(cache, index, _rotated(q, turn), parts)
     return mixed.reshape(len(x), -1) @ layer.out
 
 

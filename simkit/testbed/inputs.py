@@ -8,6 +8,15 @@ import numpy as np
 from simkit.engine.state import I64, Replica
 
 
+class Span(NamedTuple):
+    """Consecutive tokens of one request that a step computes."""
+
+    request: int
+    tokens: int
+    before: int  # computed before
+    samples: int  # of the last so many tokens the output is wanted
+
+
 class Decodes(NamedTuple):
     """The n requests with one new token in the step."""
 
@@ -17,7 +26,7 @@ class Decodes(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """One request with several new tokens: a prefill chunk, or the recomputation of one preempted."""
+    """One request with several new tokens: a prefill chunk, drafts to check, or the recomputation of one preempted."""
 
     first: int  # where its tokens begin in the step
     tokens: int
@@ -33,16 +42,25 @@ class StepInputs(NamedTuple):
     slots: I64  # [t] where their keys and values go: block * block_size + offset
     decodes: Decodes
     chunks: tuple[Chunk, ...]
-    sampled: I64  # rows, of [t], whose output becomes a token: the last of each request that samples
+    sampled: I64  # rows, of [t], whose output becomes a token or checks a draft
 
 
-def step_inputs(replica: Replica, row: int, known: Sequence[I64]) -> StepInputs:
-    """The inputs of the batch that `plan` put in `row`; `known[request]` holds its tokens, prompt and outputs."""
+def planned_spans(replica: Replica, row: int) -> list[Span]:
+    """The batch that `plan` put in `row`."""
+    return [Span(*entry) for entry in replica.entries[row, : int(replica.batches["length"][row])].tolist()]
+
+
+def step_inputs(replica: Replica, spans: Sequence[Span], known: Sequence[I64]) -> StepInputs:
+    """The inputs of a batch of at least one span; `known[request]` holds its tokens, prompt, outputs and drafts.
+
+    Every request must hold the blocks that its tokens reach.
+    """
     size = replica.limits.block_size
-    tokens, positions, slots, sampled, chunks = [], [], [], [], []
+    tokens, positions, slots, chunks = [], [], [], []
+    sampled: list[int] = []
     decodes: list[tuple[int, I64, int]] = []
     first = 0
-    for request, new, before, samples in replica.entries[row, : int(replica.batches["length"][row])].tolist():
+    for request, new, before, samples in spans:
         position = np.arange(before, before + new)
         reach = -(-(before + new) // size)
         blocks = replica.pool.table[replica.progress["slot"][request], :reach].astype(np.int64)
@@ -54,8 +72,7 @@ def step_inputs(replica: Replica, row: int, known: Sequence[I64]) -> StepInputs:
         else:
             chunks.append(Chunk(first, new, before, blocks))
         first += new
-        if samples:
-            sampled.append(first - 1)
+        sampled.extend(range(first - samples, first))
     return StepInputs(
         tokens=np.concatenate(tokens),
         positions=np.concatenate(positions),

@@ -1,20 +1,18 @@
 """A measured run as a file, `simkit-measured-run-1`: JSON lines, gzip'd where the name ends in .gz.
 
 A header, then a `request` line each (arrival, lengths, token times), then a `step` line each (`batch`: request id,
-tokens scheduled, tokens computed before). Times are seconds from the start of the run.
+tokens scheduled, tokens computed before). Times are seconds from the start of the run. The header of a run that was
+cut short says so: `partial` holds the reason.
 """
 
 import gzip
 import json
-import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 from simkit.errors import InputError
 from simkit.metrics.result import Status
 from simkit.testbed.serving import MeasuredRun, MeasuredStep
-from simkit.testbed.torch_import import torch
 
 FORMAT = "simkit-measured-run-1"
 
@@ -41,23 +39,16 @@ def lines(run: MeasuredRun) -> Iterator[dict[str, object]]:
 
 
 def _header(run: MeasuredRun) -> dict[str, object]:
-    shape, limits = run.decoder.shape, run.limits
+    limits, identity = run.limits, run.identity
+    caching = "on" if limits.prefix_caching else "off"
+    draft = f", {limits.speculative_tokens} drafts" if limits.speculative_tokens else ""
     header: dict[str, object] = {
         "kind": "header",
         "format": FORMAT,
-        "engine": f"simkit testbed, torch {torch.__version__}, eager, async scheduling off, prefix caching "
-        + ("on" if limits.prefix_caching else "off"),
-        "model": {
-            "hidden_size": shape.hidden,
-            "num_hidden_layers": shape.layers,
-            "num_attention_heads": shape.heads,
-            "num_key_value_heads": shape.kv_heads,
-            "head_dim": shape.head_dim,
-            "intermediate_size": shape.ffn,
-            "vocab_size": shape.vocab,
-            "dtype": str(run.decoder.embedding.dtype).removeprefix("torch."),
-        },
-        "device": _device(run),
+        "engine": f"{identity.engine}, {run.discipline}, async scheduling off, prefix caching {caching}{draft}",
+        "model": dict(identity.model),
+        "device": identity.device,
+        "versions": dict(identity.versions),
         "block_size": limits.block_size,
         "num_gpu_blocks": run.num_blocks,
         "max_num_batched_tokens": limits.max_num_batched_tokens,
@@ -65,16 +56,8 @@ def _header(run: MeasuredRun) -> dict[str, object]:
         "time_unit": "s from the start of the run",
     }
     if run.failure:
-        header["failure"] = run.failure
+        header["partial"] = run.failure
     return header
-
-
-def _device(run: MeasuredRun) -> str:
-    device = run.decoder.embedding.device
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    cpu = platform.processor() or platform.machine()
-    return f"{os.cpu_count()}-core {cpu}, {torch.get_num_threads()} torch threads"
 
 
 def _request(run: MeasuredRun, row: int) -> dict[str, object]:

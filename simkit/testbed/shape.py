@@ -41,6 +41,18 @@ class DecoderShape:
         layer = attention + 3 * self.hidden * self.ffn + 2 * self.hidden
         return self.layers * layer + 2 * self.vocab * self.hidden + self.hidden
 
+    def facts(self) -> dict[str, int | str]:
+        """The sizes under the names that a Hugging Face config.json gives them."""
+        return {
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "intermediate_size": self.ffn,
+            "vocab_size": self.vocab,
+        }
+
 
 def shape_of(architecture: Architecture, layers: int | None = None) -> DecoderShape:
     """The shape of an architecture, cut to `layers` layers for small machines.

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from simkit.calibrate.held_out import folds_of
 from simkit.calibrate.profile import Profile
 from simkit.calibrate.recorded_workload import recorded_workload
 from simkit.calibrate.step_features import step_features
-from simkit.calibrate.step_fit import fit_steps, profile_rows, relative_fit
+from simkit.calibrate.step_fit import fit_steps, median_fit, profile_rows, relative_fit
 from simkit.calibrate.step_log import StepLog, read_step_log
 from simkit.calibrate.step_model import HostTime, WholeStep, whole_step_tables
 from simkit.engine.settings import EngineSettings
@@ -53,6 +54,32 @@ def test_predicted_and_measured_totals_agree_under_skewed_noise() -> None:
     assert predicted.sum() == pytest.approx(seconds.sum(), rel=0.01)
     # by the score equations of the gamma model, exactly: the mean of measured / predicted is 1
     assert np.mean(seconds / predicted) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_median_fit_is_that_of_a_machine_left_alone() -> None:
+    random = np.random.default_rng(3)
+    columns = np.column_stack([np.ones(5000), random.integers(1, 500, 5000)])
+    alone = columns @ [0.02, 0.001]
+    stretched = np.where(random.random(5000) < 0.1, 3.0, 1.0)
+    found = median_fit(columns, alone * stretched)
+    assert found == pytest.approx([0.02, 0.001], rel=0.005)
+
+
+def test_the_median_fit_has_the_least_absolute_log_error() -> None:
+    # no other coefficients that a general minimiser finds, from several starts, have less
+    random = np.random.default_rng(4)
+    columns = np.column_stack([np.ones(400), random.integers(1, 500, 400)])
+    seconds = columns @ [0.02, 0.0005] * np.exp(0.3 * random.standard_t(3, 400))
+
+    def loss(logarithms: np.ndarray) -> float:
+        return float(np.abs(np.log(columns @ np.exp(logarithms) / seconds)).sum())
+
+    found = median_fit(columns, seconds)
+    starts = [np.log(np.array([0.02, 0.0005]) * factor) for factor in (0.5, 1.0, 2.0)]
+    best = min(minimize(loss, start, method="Nelder-Mead", options={"xatol": 1e-8}).fun for start in starts)
+    assert loss(np.log(found)) <= best * 1.0005
+    assert abs(np.count_nonzero(columns @ found > seconds) - 200) <= 3
+    assert median_fit(columns, np.zeros(400)).tolist() == [0.0, 0.0]
 
 
 def test_several_runs_are_held_out_whole(write_log: WriteLog) -> None:

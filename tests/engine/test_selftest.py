@@ -134,7 +134,7 @@ def broken(findings: list[Finding]) -> dict[str, Finding]:
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_caught_under_the_name_of_its_rule(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checked_run, "LONGEST_HISTORY_S", 1.0)
+    monkeypatch.setattr(checked_run, "LONGEST_HISTORY_S", 2.0)
     rule, old, new = MISTAKES[mistake]
     found = broken(check_policy(with_mistake(old, new), histories=10))
     assert set(found) == {rule}

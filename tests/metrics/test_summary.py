@@ -79,7 +79,7 @@ def test_every_value_is_in_its_bin(value: int) -> None:
     assert index + 1 == BINS or value < edges[index + 1]
 
 
-@pytest.mark.parametrize("key", ["ttft_p99", "ttft_p98_s", "latency_p99_s", "ttft_s"])
+@pytest.mark.parametrize("key", ["ttft_p99", "ttft_p9x_s", "latency_p99_s", "ttft_s"])
 def test_an_unknown_target_is_an_error(key: str) -> None:
     with pytest.raises(InputError, match=key):
         targets({key: 1.0})

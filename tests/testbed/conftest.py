@@ -1,5 +1,6 @@
 """A decoder small enough to recompute by brute force, and a clock that ticks the same every time."""
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,11 @@ from simkit.engine.settings import EngineSettings
 from simkit.engine.state import Limits
 from simkit.testbed.shape import DecoderShape
 
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before any import of one
+
 if TYPE_CHECKING:
     from simkit.testbed.decoder import Decoder
+    from simkit.testbed.torch_executor import TorchExecutor
 
 TINY = DecoderShape(hidden=32, layers=2, heads=4, kv_heads=2, head_dim=8, ffn=48, vocab=499)
 
@@ -38,6 +42,17 @@ def decoder() -> "Decoder":
 
     torch.set_num_threads(1)
     return random_decoder(TINY, seed=0, dtype="float64")
+
+
+@pytest.fixture(scope="session")
+def executor(decoder: "Decoder") -> Callable[..., "TorchExecutor"]:
+    """`executor(num_blocks, decoder=decoder)`: an empty pool of blocks of 4 tokens."""
+    from simkit.testbed.torch_executor import torch_executor
+
+    def make(num_blocks: int = 200, of: "Decoder | None" = None) -> "TorchExecutor":
+        return torch_executor(decoder if of is None else of, num_blocks, 4)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 pytest.importorskip("torch", reason="the testbed runs torch; install the extra gpu, or its CPU build")
 
 from simkit.engine.state import Limits, Replica
-from simkit.testbed import serving
+from simkit.testbed import generation
 from simkit.testbed.decoder import Decoder, random_decoder
-from simkit.testbed.inputs import StepInputs, step_inputs
+from simkit.testbed.executor import Executor
+from simkit.testbed.inputs import Span, StepInputs, step_inputs
 from simkit.testbed.prompts import prompt_tokens
 from simkit.testbed.serving import MeasuredRun, serve_measured
 from simkit.testbed.wall_clock import Clock
@@ -53,12 +54,12 @@ def expected(decoder: Decoder, few: Workload, brute_force: BruteForce) -> list[l
 
 
 @pytest.fixture(scope="module")
-def served(decoder: Decoder, tick_clock: type[Clock]) -> Serve:
+def served(executor: Callable[..., Executor], tick_clock: type[Clock]) -> Serve:
     """`served(workload, limits, num_blocks)`: the run, after which nothing is held."""
 
     def serve(workload: Workload, limits: Limits, num_blocks: int = 200, **options: object) -> MeasuredRun:
         run = serve_measured(
-            workload, options.pop("decoder", decoder), limits, num_blocks, clock=tick_clock(), **options
+            workload, executor(num_blocks, options.pop("decoder", None)), limits, clock=tick_clock, **options
         )
         assert not run.failure
         assert run.result.blocks_free_at_end == run.result.blocks
@@ -183,10 +184,10 @@ def test_off_by_one_is_caught(
     monkeypatch: pytest.MonkeyPatch,
     mistake: Callable[[StepInputs], StepInputs],
 ) -> None:
-    def wrong(replica: Replica, row: int, known: list[np.ndarray]) -> StepInputs:
-        return mistake(step_inputs(replica, row, known))
+    def wrong(replica: Replica, spans: list[Span], known: list[np.ndarray]) -> StepInputs:
+        return mistake(step_inputs(replica, spans, known))
 
-    monkeypatch.setattr(serving, "step_inputs", wrong)
+    monkeypatch.setattr(generation, "step_inputs", wrong)
     assert tokens(served(few, limits(tokens=13))) != expected
 
 

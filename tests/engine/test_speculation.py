@@ -1,0 +1,146 @@
+"""Speculative decoding on the virtual clock: k-token steps, drawn acceptance, against closed forms."""
+
+import numpy as np
+import pytest
+
+from simkit.engine.drafts import accepted_drafts, draw
+from simkit.engine.histories import History, random_history
+from simkit.engine.interpreted import Interpreted
+from simkit.engine.loop import IDLE, advance
+from simkit.engine.selftest import state_bytes
+from simkit.engine.settings import EngineSettings
+from simkit.engine.simulate import simulate
+from simkit.engine.state import FINISHED, FREE_BLOCKS, NEVER, Limits
+from simkit.errors import InputError
+from simkit.metrics.result import WATERFALL, RunResult
+from simkit.models.steptables import constant_tables
+from simkit.workloads.workload import Workload
+
+
+def limits(k: int, acceptance: float | None, **settings: object) -> Limits:
+    fixed = {
+        "async_scheduling": False,
+        "enable_prefix_caching": False,
+        "speculative_tokens": k,
+        "acceptance": acceptance,
+    }
+    return EngineSettings.model_validate(fixed | settings).limits(2000, 20_000, 256, 8)
+
+
+def one(output: int, arrivals: int = 1) -> Workload:
+    return Workload(
+        name="answers",
+        arrival_us=np.zeros(arrivals, dtype=np.int64),
+        prompt_tokens=np.full(arrivals, 10, dtype=np.int32),
+        output_tokens=np.full(arrivals, output, dtype=np.int32),
+    )
+
+
+def served(workload: Workload, rules: Limits, **times: float) -> RunResult:
+    return simulate(workload, rules, constant_tables(256, 8, **times), 2000)
+
+
+@pytest.mark.parametrize(("k", "acceptance"), [(1, 0.7), (3, 0.8), (4, 0.5), (7, 0.9), (3, 0.0), (3, 1.0)])
+def test_tokens_a_step_match_the_closed_form(k: int, acceptance: float) -> None:
+    """(1 - a^(k+1)) / (1 - a), Leviathan et al. 2023, equation 1."""
+    output = 18_000
+    result = served(one(output), limits(k, acceptance))
+    expected = k + 1.0 if acceptance == 1.0 else (1 - acceptance ** (k + 1)) / (1 - acceptance)
+    # the first token is the prompt's
+    tokens_a_step = (output - 1) / (result.steps - 1)
+    # a mean of some thousand steps of at most k + 1 tokens
+    error = (k + 1) / np.sqrt(result.steps) if 0 < acceptance < 1 else 1e-3
+    assert tokens_a_step == pytest.approx(expected, abs=2 * error)
+    assert result.requests.generated_tokens.tolist() == [output]
+
+
+def test_a_step_costs_its_drafts() -> None:
+    rules = limits(3, 1.0, draft_step_ms=0.002, draft_request_ms=0.001)
+    result = served(one(9, arrivals=2), rules, step_ns=1_000_000.0)
+    # the prompts and one token of each, then 4 tokens a step: 2 more steps, with 2 requests of drafts each
+    assert result.steps == 3
+    assert result.end_ns == 3 * 1_000_000 + 2 * (2_000 + 2 * 1_000)
+
+
+def test_draws_are_uniform_and_independent() -> None:
+    values = np.array(
+        [[draw(seed, request, place) for place in range(200)] for seed in (0, 1) for request in range(50)]
+    )
+    flat = values.ravel()
+    # Kolmogorov and Smirnov's distance at 1 % is 1.63 / sqrt(n)
+    ranks = np.sort(flat)
+    assert np.abs(ranks - (np.arange(len(flat)) + 0.5) / len(flat)).max() < 1.63 / np.sqrt(len(flat))
+    for other in (values[:, 1:], np.roll(values, 1, axis=0)[:, 1:]):
+        assert abs(np.corrcoef(values[:, :-1].ravel(), other.ravel())[0, 1]) < 4 / np.sqrt(values[:, 1:].size)
+
+
+def test_accepted_is_a_leading_run() -> None:
+    rules = limits(5, 0.6)
+    for known in range(300):
+        taken = [draw(0, 3, known + i) < 0.6 for i in range(5)]
+        assert accepted_drafts(rules, 3, known, 5) == [*taken, False].index(False)
+
+
+def test_when_and_with_whom_a_request_runs_does_not_change_what_is_accepted() -> None:
+    alone, crowd = served(one(300), limits(3, 0.7)), served(one(300, arrivals=6), limits(3, 0.7))
+    assert alone.steps <= crowd.steps
+    assert (crowd.requests.generated_tokens == 300).all()
+
+
+def with_drafts(seed: int) -> History:
+    """A random history served with drafts, first come first served in one step at a time."""
+    history = random_history(seed)
+    rules = history.limits._replace(
+        pipeline_depth=1, speculative_tokens=1 + seed % 4, acceptance=0.25 * (seed % 5), acceptance_seed=seed
+    )
+    return History(rules, history.requests, history.content_ids, history.aborts, history.num_blocks, history.tables)
+
+
+def test_every_history_ends_with_all_tokens_and_no_block_held() -> None:
+    for seed in range(60):
+        replica = with_drafts(seed).replica()
+        assert advance(replica, with_drafts(seed).tables, NEVER, 100_000) == IDLE
+        over = replica.progress["status"] == FINISHED
+        whole = np.minimum(replica.requests["prompt"] + replica.requests["output"], replica.limits.max_model_len)
+        assert np.array_equal(replica.progress["known"][over], whole[over])
+        assert replica.pool.counts[FREE_BLOCKS] == len(replica.pool.blocks) - 1
+
+
+def test_compiled_and_interpreted_are_the_same(interpreted: Interpreted) -> None:
+    for seed in range(8):
+        history = with_drafts(seed)
+        ours, theirs = history.replica(), history.replica()
+        advance(ours, history.tables, NEVER, 100_000)
+        interpreted.loop.advance(theirs, history.tables, NEVER, 100_000)
+        assert state_bytes(ours) == state_bytes(theirs)
+
+
+def test_time_is_booked_to_the_nanosecond() -> None:
+    result = served(one(100, arrivals=8), limits(3, 0.6), step_ns=1000.0, token_ns=7.0)
+    requests = result.requests
+    parts = sum(getattr(requests, part) for part in WATERFALL)
+    assert np.array_equal(parts, requests.finish_ns - requests.arrival_ns)
+
+
+def test_without_drafts_nothing_changes() -> None:
+    """A token a step, as ever; that the steps are vLLM's is what the conformance tests show."""
+    none = served(one(50), limits(0, None), step_ns=1000.0)
+    assert none.steps == 50
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"speculative_tokens": 3}, "acceptance is missing"),
+        ({"speculative_tokens": 3, "acceptance": 0.5}, "set async_scheduling: false"),
+        ({"acceptance": 0.5}, "acceptance=0.5: goes with speculative_tokens"),
+        ({"draft_step_ms": 1.0}, "draft_step_ms=1.0: goes with speculative_tokens"),
+        (
+            {"speculative_tokens": 2, "acceptance": 0.5, "async_scheduling": False, "discipline": "sglang"},
+            "discipline sglang does not have it",
+        ),
+    ],
+)
+def test_half_a_speculation_is_refused(settings: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        EngineSettings.model_validate(settings).dialect()

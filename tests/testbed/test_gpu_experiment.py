@@ -1,0 +1,111 @@
+"""experiments/gpu/testbed.py up to its first device call: everything else of it, on a tiny decoder on the CPU."""
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytest.importorskip("torch", reason="the testbed runs torch; install the extra gpu, or its CPU build")
+
+from simkit.engine.settings import EngineSettings
+from simkit.testbed.bench import Bench, set_up
+from simkit.testbed.settings import TestbedSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "experiments/gpu/testbed.py"
+MODEL = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 32,
+    "vocab_size": 199,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
+    "torch_dtype": "float32",
+}
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    import importlib.util
+
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        spec = importlib.util.spec_from_file_location("gpu_testbed", SCRIPT)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["gpu_testbed"] = module
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+    return module
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    path = tmp_path_factory.mktemp("model") / "tiny.json"
+    path.write_text(json.dumps(MODEL))
+    engine = EngineSettings(
+        max_num_batched_tokens=64,
+        max_num_seqs=8,
+        max_model_len=256,
+        num_gpu_blocks_override=200,
+        enable_prefix_caching=False,
+    )
+    return set_up(str(path), engine, TestbedSettings(device="cpu"))
+
+
+def test_the_plan_needs_no_gpu() -> None:
+    done = subprocess.run([sys.executable, SCRIPT, "--plan"], capture_output=True, text=True, check=True, timeout=120)
+    assert "llama-3.1-8b, bfloat16, all layers" in done.stdout
+
+
+def test_without_a_gpu_it_says_so_in_one_line(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    command = [sys.executable, SCRIPT, "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("no CUDA device")
+    assert not (tmp_path / "out").exists()
+
+
+def test_everything_after_the_decoder(script: ModuleType, bench: Bench, tmp_path: Path) -> None:
+    plan = script.Plan(
+        max_model_len=256, max_num_seqs=8, bursts=(1, 6), rounds=2, run_s=1.0, most_requests=30,
+        prompt_median=30, output_median=8,
+    )  # fmt: skip
+    found: dict[str, object] = {"machine": {"device": "none"}}
+    logs, out = tmp_path / "logs", tmp_path / "out"
+    logs.mkdir()
+    out.mkdir()
+    tables = script.calibrated(bench, plan, logs, found)
+    assert set(tables) == {"knotted", "whole step"}
+    knee = script.knee_per_s(bench.limits, 200, tables["knotted"], plan)
+    assert knee > 1.0
+    found["offline"] = script.offline(bench, plan)
+    assert found["offline"]["throughput"]["output_tokens_per_s"] > 0
+    found["load 0.5"] = script.at_load(bench, plan, 0.5, knee, tables, out, logs)
+    found["load 0.8"] = "left out: 3 s were left"
+    report = script.keep(found, out, logs)
+    assert "## Load 0.5:" in report
+    assert report.count("| TTFT p50 |") == 2
+    assert "left out: 3 s were left" in report
+    steps = found["load 0.5"]["steps planned alike"].split(" of ")
+    assert steps[0] == steps[1]
+    assert {path.name for path in out.iterdir()} == {"testbed.json", "testbed.md", "load-0.5.html", "logs.tar"}
+    with tarfile.open(out / "logs.tar") as archive:
+        assert set(archive.getnames()) == {"load-0.5.jsonl.gz", *(f"calibration-{i}.jsonl.gz" for i in range(4))}
+    assert json.loads((out / "testbed.json").read_text())["load 0.8"] == "left out: 3 s were left"
