@@ -1,21 +1,20 @@
 """One YAML holds what is deployed, what arrives and what is promised; flags overrule it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Self, get_args
+from typing import Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from simkit.calibrate.profile import read_profile
-from simkit.calibrate.step_model import whole_step_tables
+from simkit.cli.profile import with_profile
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.errors import InputError
 from simkit.invalid import first_error
 from simkit.metrics.slo import targets
 from simkit.workloads.arrivals import arrival_spec
 from simkit.workloads.generate import GeneratorSpec, generate, load_spec
+from simkit.workloads.own_columns import TimeUnit, own_format
 from simkit.workloads.presets import preset
 from simkit.workloads.readers import read_workload
 from simkit.workloads.transform import rate_to, take, time_scale
@@ -33,6 +32,10 @@ class WorkloadSource(BaseModel):
 
     trace: Path | None = Field(default=None, description="a file; its format is recognised")
     format: str | None = Field(default=None, description="the trace's format, where it is not recognised")
+    columns: dict[str, str] | None = Field(
+        default=None, description="of a CSV with names of its own: {arrival: ts, prompt: in, output: out}"
+    )
+    time_unit: TimeUnit = Field(default="s", description="of the column arrival: s, ms, us, or clock for dates")
     sort: bool = False
     skip_bad_rows: bool = False
     spread_ticks: bool = Field(default=False, description="spread arrivals that were rounded to coarse ticks")
@@ -55,6 +58,8 @@ class WorkloadSource(BaseModel):
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"give exactly one of trace, preset and generate; found {found}")
+        if self.columns is not None and (self.trace is None or self.format is not None):
+            raise ValueError("columns go with a trace, and in place of a format")
         if self.rate is not None and self.time_scale is not None:
             raise ValueError("give rate or time_scale, not both")
         if self.arrivals is not None and self.generate is not None:
@@ -79,6 +84,7 @@ class Config(BaseModel):
     deployment: Deployment
     workload: WorkloadSource
     profile: Path | None = Field(default=None, description="step times from `simkit calibrate`; default a roofline")
+    profile_any_device: bool = Field(default=False, description="use the profile though it is of another device")
     slo: dict[str, float] = Field(default_factory=dict, description="ttft_p99_s: 0.5 and the like")
     seed: int = Field(default=0, ge=0)
 
@@ -88,11 +94,19 @@ class Config(BaseModel):
         return self
 
 
+ConfigKind = TypeVar("ConfigKind", bound=Config)
+
+
 def read_config(path: Path | None, overrides: Sequence[tuple[str, object]]) -> Config:
     """The configuration of a file, if one is given, with `overrides` (dotted key, value) put over it.
 
     Raises InputError, naming the key and the nearest known one, for anything that is not understood.
     """
+    return read_config_as(Config, path, overrides)
+
+
+def read_config_as(kind: type[ConfigKind], path: Path | None, overrides: Sequence[tuple[str, object]]) -> ConfigKind:
+    """`read_config` of a verb that has sections of its own."""
     tree: dict[str, object] = {} if path is None else read_yaml(path)
     for key, value in overrides:
         _put(tree, key, value)
@@ -101,9 +115,9 @@ def read_config(path: Path | None, overrides: Sequence[tuple[str, object]]) -> C
         if part not in tree:
             raise InputError(f"{place}: {part} is missing; give it in a file or by {flag}")
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise InputError(explain(error, place)) from None
+        raise InputError(explain(error, place, kind)) from None
 
 
 def read_yaml(path: Path) -> dict[str, object]:
@@ -136,10 +150,10 @@ def _put(tree: dict[str, object], key: str, value: object) -> None:
     tree[last] = value
 
 
-def explain(error: ValidationError, place: str) -> str:
+def explain(error: ValidationError, place: str, kind: type[BaseModel] = Config) -> str:
     """The first problem of a configuration in one line; an unknown key is held to those known where it stands."""
     unknown = [found["loc"] for found in error.errors() if found["type"] == "extra_forbidden"]
-    known = _keys_at(Config, [str(part) for part in unknown[0][:-1]]) if unknown else []
+    known = _keys_at(kind, [str(part) for part in unknown[0][:-1]]) if unknown else []
     return first_error(error, place, known)
 
 
@@ -160,15 +174,7 @@ def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
 def resolve_replica(config: Config) -> ReplicaSpec:
     """The deployment worked out, with the step times of the profile, if one is given."""
     spec = resolve(config.deployment)
-    if config.profile is None:
-        return spec
-    profile = read_profile(config.profile)
-    limits = spec.limits
-    sizes = (limits.max_num_batched_tokens, limits.max_running, limits.max_model_len)
-    tables = whole_step_tables(profile.step, *sizes, spec.num_blocks * limits.block_size)
-    beyond = profile.extrapolated(*sizes)
-    note = "; ".join(beyond) if beyond else "all sizes that the limits allow were measured"
-    return replace(spec, tables=tables, provenance=profile.provenance, provenance_note=note)
+    return spec if config.profile is None else with_profile(spec, config.profile, config.profile_any_device)
 
 
 def load_workload(source: WorkloadSource, seed: int) -> Workload:
@@ -179,7 +185,7 @@ def load_workload(source: WorkloadSource, seed: int) -> Workload:
     if source.trace is not None:
         workload = read_workload(
             source.trace,
-            source.format,
+            source.format if source.columns is None else own_format(source.columns, source.time_unit),
             sort=source.sort,
             skip_bad_rows=source.skip_bad_rows,
             spread_ticks=source.spread_ticks,

@@ -27,6 +27,8 @@ def run(
     tp: options.Tensor = None,
     trace: options.Trace = None,
     trace_format: options.Format = None,
+    columns: options.Columns = None,
+    time_unit: options.TimeUnit = None,
     preset: options.Preset = None,
     generate: options.Generate = None,
     arrivals: options.Arrivals = None,
@@ -37,6 +39,7 @@ def run(
     skip_bad_rows: options.SkipBadRows = False,
     spread_ticks: options.SpreadTicks = False,
     profile: options.Profile = None,
+    uncalibrated: options.Uncalibrated = False,
     slo: options.Slo = None,
     seed: options.Seed = None,
     settings: options.Set = None,
@@ -44,11 +47,12 @@ def run(
     rows: options.Rows = "csv",
     json: options.Json = False,
 ) -> None:
-    """Serve a workload on one replica: latencies, throughput, memory, and which side of the knee it is on.
+    """Serve a workload on a replica or a cluster: latencies, throughput, memory, and which side of the knee it is on.
 
     Writes a result directory with report.html, summary.json, requests.csv.gz and trace.json.gz.
     """
-    from simkit.cli.config import load_workload, read_config, resolve_replica
+    from simkit.cli.cluster import RunConfig, run_cluster
+    from simkit.cli.config import load_workload, read_config_as, resolve_replica
     from simkit.engine.warm_up import warm_up
     from simkit.plan.sweep import replay
     from simkit.report.directory import check_rows, prepare
@@ -57,11 +61,16 @@ def run(
         model, device, tp, trace, trace_format, preset, generate, arrivals, cv, requests, rate,
         sort, skip_bad_rows, spread_ticks, profile, slo, seed, settings,
     )  # fmt: skip
-    resolved = read_config(config, wanted)
+    wanted += options.own_columns(columns, time_unit)
+    wanted += options.step_time(uncalibrated)
+    resolved = read_config_as(RunConfig, config, wanted)
     form = check_rows(rows)
     folder = out if out is not None or json else DEFAULT_OUT
     if folder is not None:
         prepare(folder)
+    if resolved.cluster is not None:
+        run_cluster(resolved, folder, form, json)
+        return
     spec = resolve_replica(resolved)
     with waiting_for("reading the workload"):
         workload = load_workload(resolved.workload, resolved.seed)
@@ -88,7 +97,7 @@ def full_summary(config: "Config", spec: "ReplicaSpec", workload: "Workload", re
 
     return {
         **summarize(result, config.slo),
-        "step_time": step_time_source(spec),
+        "step_time": {**step_time_source(spec), **step_time_known(spec, result)},
         "memory_bytes": dict(spec.memory.rows()),
         "engine": spec.limits._asdict(),
         "workload": {
@@ -108,6 +117,15 @@ def full_summary(config: "Config", spec: "ReplicaSpec", workload: "Workload", re
 def step_time_source(spec: "ReplicaSpec") -> dict[str, object]:
     """Where the step times come from, in words that go with every number."""
     return {"provenance": spec.provenance, "note": spec.provenance_note}
+
+
+def step_time_known(spec: "ReplicaSpec", result: "RunResult") -> dict[str, object]:
+    """The share of the steps' time that was measured, interpolated, extrapolated, assumed, where a profile says."""
+    from simkit.metrics.step_time_shares import step_time_shares
+
+    if spec.known is None:
+        return {}
+    return {"share_of_time": step_time_shares(result, spec.known, spec.num_blocks * spec.limits.block_size)}
 
 
 def _write(
@@ -162,6 +180,7 @@ def _write(
 
 
 def _show(spec: "ReplicaSpec", workload: "Workload", summary: dict[str, object], folder: Path | None) -> None:
+    from simkit.report.data import at
     from simkit.report.table import memory_table, summary_table
 
     people.print(f"[bold]{spec.architecture.name} on {spec.device.name}[/bold], workload {workload.name}")
@@ -169,5 +188,8 @@ def _show(spec: "ReplicaSpec", workload: "Workload", summary: dict[str, object],
         people.print(f"note: {note}", markup=False)
     people.print(memory_table(spec.memory.rows(), spec.memory.total_bytes))
     people.print(summary_table(summary))
+    known = at(summary, "step_time", "share_of_time")
+    if isinstance(known, dict):
+        people.print("steps' time: " + ", ".join(f"{share:.0%} {word}" for word, share in known.items()))
     if folder is not None:
         people.print(f"report: {folder / 'report.html'}", markup=False)

@@ -1,136 +1,70 @@
 """A fleet serves a workload: requests arrive, a router sends each to a replica, replicas run as far as routing needs.
 
-Arrivals are a SimPy process on a clock of whole nanoseconds. Routing that does not look at the load needs no clock:
-each replica gets its whole share and serves it in one call.
+Three ways with one result: routing that does not look at the load gives each replica its whole share at once (`dealt`);
+a router that the compiled loop knows runs in it (`routed`); all others, and everything that has processes, run on
+SimPy's clock (`live`).
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import simpy
 
-from simkit.cluster.lazy_replica import LazyReplica, Offers
-from simkit.cluster.result import FleetResult, fleet_result
-from simkit.cluster.routers import BlindRouter, Router, new_router
+from simkit.cluster.dealt import serve_dealt
+from simkit.cluster.live import Rules, serve_live
+from simkit.cluster.result import FleetResult
+from simkit.cluster.roster import Member
+from simkit.cluster.routed import serve_routed
+from simkit.cluster.routers import BlindRouter, Router, Rule, new_router
 from simkit.engine.deployment import ReplicaSpec
-from simkit.engine.state import I64
+from simkit.engine.discipline import DISCIPLINES
 from simkit.errors import InputError
-from simkit.workloads.streams import stream
+from simkit.workloads.streams import streams
 from simkit.workloads.workload import Workload
-
-ARRIVALS_A_REPORT = 4096  # requests routed between two calls of `on_progress`
-
-
-class Fleet:
-    """The replicas, as a router sees them at the present moment."""
-
-    def __init__(self, clock: simpy.Environment, replicas: Sequence[LazyReplica]) -> None:
-        self._clock = clock
-        self._replicas = replicas
-
-    def __len__(self) -> int:
-        return len(self._replicas)
-
-    def outstanding(self, replica: int) -> int:
-        """Requests sent to a replica and not answered yet."""
-        return self._replicas[replica].outstanding(int(self._clock.now))
 
 
 def serve_fleet(
     workload: Workload,
     specs: Sequence[ReplicaSpec],
-    router: str | Router | BlindRouter,
+    router: str | Mapping[str, object] | Router | BlindRouter,
     seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
+    processes: int = 1,
 ) -> FleetResult:
-    """Serve `workload` on one replica for each of `specs`, which may differ.
+    """Serve `workload` on one replica for each of `specs`, which may differ, all there from start to end.
 
-    `router` is a name from `simkit.cluster.routers.ROUTERS` or an object of one's own; `seed` feeds the named ones that
-    draw. `on_progress` is told now and then how many requests were sent on. A KeyboardInterrupt in the middle ends the
-    run: the result holds what was done and says that it is not complete. Raises InputError for no replicas, an unknown
-    router, or a router that names a replica that is not there.
+    `router` is what `simkit.cluster.routers.new_router` takes, or an object of one's own; `seed` feeds the named ones
+    that draw. `on_progress` is told now and then how many requests were sent on. `processes` more than 1 are used
+    where routing does not look at the load. A KeyboardInterrupt in the middle ends the run: the result holds what was
+    done and says that it is not complete. Raises InputError for no replicas, an unknown router, or a router that names
+    a replica that is not there.
     """
     if not specs:
         raise InputError("fleet: replicas=0; a fleet needs at least one")
-    name = router if isinstance(router, str) else type(router).__name__
-    chosen = new_router(router, stream(seed)) if isinstance(router, str) else router
-    offers = Offers(workload)
-    blind = isinstance(chosen, BlindRouter)
-    room = 0 if blind else len(workload) // len(specs)
-    replicas = [LazyReplica(spec, offers, room) for spec in specs]
-    complete = True
-    try:
-        if isinstance(chosen, BlindRouter):
-            _deal(workload, replicas, name, chosen, on_progress)
-        else:
-            _route(workload, replicas, name, chosen, on_progress)
-    except KeyboardInterrupt:
-        complete = False
-    return fleet_result(name, workload, [replica.result(complete) for replica in replicas])
+    name, chosen, rng = named_router(router, seed)
+    if isinstance(chosen, BlindRouter):
+        return serve_dealt(workload, specs, name, chosen, on_progress, processes)
+    rule = compiled_rule(chosen, specs)
+    if rule is not None:
+        return serve_routed(workload, specs, name, rule, rng, on_progress)
+    members = [Member(spec) for spec in specs]
+    return serve_live(workload, members, name, chosen, Rules(), streams(seed, 2)[1], on_progress=on_progress)
 
 
-def _deal(
-    workload: Workload,
-    replicas: Sequence[LazyReplica],
-    name: str,
-    router: BlindRouter,
-    on_progress: Callable[[int], None] | None,
-) -> None:
-    """Give each replica its whole share, and let it serve that in one call."""
-    share = np.asarray(router.shares(workload, len(replicas)))
-    if share.shape != (len(workload),):
-        raise InputError(
-            f"router {name}: shares of shape {share.shape} for {len(workload)} requests; one each is wanted"
-        )
-    wrong = np.flatnonzero((share < 0) | (share >= len(replicas)))
-    if len(wrong):
-        raise _no_such_replica(name, int(wrong[0]), int(share[wrong[0]]), len(replicas))
-    sent = 0
-    for i, replica in enumerate(replicas):
-        rows = np.flatnonzero(share == i)
-        replica.give(rows)
-        replica.finish()
-        sent += len(rows)
-        if on_progress is not None:
-            on_progress(sent)
+def named_router(
+    router: str | Mapping[str, object] | Router | BlindRouter, seed: int
+) -> tuple[str, Router | BlindRouter, np.random.Generator]:
+    """A router's name for results and messages, the router, and the random stream that it draws from."""
+    rng = streams(seed, 2)[0]
+    if isinstance(router, str):
+        return router, new_router(router, rng), rng
+    if isinstance(router, Mapping):
+        return str(router.get("kind", "")), new_router(router, rng), rng
+    return type(router).__name__, router, rng
 
 
-def _route(
-    workload: Workload,
-    replicas: Sequence[LazyReplica],
-    name: str,
-    router: Router,
-    on_progress: Callable[[int], None] | None,
-) -> None:
-    """Let requests arrive one by one, each going where the router sees fit at that moment."""
-    clock = simpy.Environment(initial_time=0)
-    clock.process(_arrivals(clock, workload, replicas, name, router, on_progress))
-    clock.run()
-    for replica in replicas:
-        replica.finish()
-
-
-def _arrivals(
-    clock: simpy.Environment,
-    workload: Workload,
-    replicas: Sequence[LazyReplica],
-    name: str,
-    router: Router,
-    on_progress: Callable[[int], None] | None,
-) -> Generator[simpy.Event, None, None]:
-    fleet = Fleet(clock, replicas)
-    arrival_ns: I64 = workload.arrival_us * 1000
-    for request in range(len(workload)):
-        wait_ns = int(arrival_ns[request]) - clock.now
-        if wait_ns > 0:
-            yield clock.timeout(wait_ns)
-        replica = router.choose(request, fleet)
-        if not 0 <= replica < len(replicas):
-            raise _no_such_replica(name, request, replica, len(replicas))
-        replicas[replica].give_one(request)
-        if on_progress is not None and request % ARRIVALS_A_REPORT == 0:
-            on_progress(request)
-
-
-def _no_such_replica(name: str, request: int, replica: int, replicas: int) -> InputError:
-    return InputError(f"router {name}: sent request {request} to replica {replica}; there are 0 to {replicas - 1}")
+def compiled_rule(router: Router, specs: Sequence[ReplicaSpec]) -> Rule | None:
+    """The rule by which the compiled loop can run this router over these replicas; None if it cannot."""
+    rule = getattr(router, "rule", None)
+    disciplines = {spec.deployment.engine.discipline for spec in specs}
+    alone = len(disciplines) == 1 and disciplines <= set(DISCIPLINES)
+    return rule if isinstance(rule, Rule) and alone else None

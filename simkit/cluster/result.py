@@ -1,43 +1,102 @@
-"""What a fleet did with a workload: each replica's own result, and whose request went where."""
+"""What a fleet did with a workload: each replica's own result, whose request went where, and the accounts."""
 
 from dataclasses import dataclass, fields
 
 import numpy as np
 
+from simkit.cluster.handover import HandoverTotals
+from simkit.cluster.tiers import TierTotals
 from simkit.engine.state import I32, I64
-from simkit.metrics.result import RequestColumns, RunResult
+from simkit.metrics.result import RequestColumns, RunResult, Status
 from simkit.workloads.workload import Workload
 
 
 @dataclass(frozen=True)
+class LifeSpan:
+    """One replica from being asked for to its end; one that restarts begins another life. Times in ns."""
+
+    number: int  # of the replica, kept over restarts
+    pool: str
+    gpus: int
+    asked_ns: int  # from here on it is paid for
+    ready_ns: int | None  # None: it never was
+    ended_ns: int | None  # None: it was there at the end
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """Where all requests went: `arrived` is the sum of the five after it."""
+
+    arrived: int
+    finished: int
+    rejected: int
+    timed_out: int
+    failed: int
+    in_flight: int  # when the run ended
+    never_asked: int  # of a session whose request before them was not answered; not among those that arrived
+    attempts: int  # jobs sent or queued, for all requests: what the fleet saw
+    retries: int  # of these, how many because a client tried again
+    resent: int  # and how many because the gateway sent a lost request on
+
+
+@dataclass(frozen=True)
 class FleetResult:
-    """A replica's result has its own requests only, in order of arrival; `requests` has all, in the workload's."""
+    """A replica's result has its own requests only, in order of arrival there; `requests` has all, in the workload's.
+
+    `requests` is what clients saw: `arrival_ns` when they first asked, `queue_ns` from then on until the answering
+    replica first computed some of it, retries and waiting at the door included; `outside_ns` is that part of it.
+    """
 
     router: str
-    replicas: tuple[RunResult, ...]
+    replicas: tuple[RunResult, ...]  # one a life
+    lives: tuple[LifeSpan, ...]
     requests: RequestColumns  # [n] of the whole workload
-    replica_of: I32  # [n] the replica a request was sent to; -1: not sent before the run was interrupted
+    replica_of: I32  # [n] the life, index in `replicas`, that a request was sent to last; -1: it was not sent
     row_of: I64  # [n] its row in that replica's result; meaningless where `replica_of` is -1
+    outside_ns: I64  # [n] from its arrival until that replica had it
+    accounts: Accounts
+    end_ns: int  # when the last request was over and the last step had ended
+    complete: bool  # False: interrupted
+    handover: HandoverTotals | None = None  # where prefill and decode are apart
+    tiers: tuple[TierTotals, ...] = ()  # of KV behind the device caches, the fastest first
 
-    @property
-    def complete(self) -> bool:
-        """Whether every request was served or turned away."""
-        return bool((self.replica_of >= 0).all()) and all(result.complete for result in self.replicas)
-
-
-def fleet_result(router: str, workload: Workload, parts: list[tuple[I64, RunResult]]) -> FleetResult:
-    """The whole from each replica's rows of the workload and its result over them."""
-    n = len(workload)
-    replica_of = np.full(n, -1, dtype=np.int32)
-    row_of = np.zeros(n, dtype=np.int64)
-    for replica, (rows, _) in enumerate(parts):
-        replica_of[rows] = replica
-        row_of[rows] = np.arange(len(rows))
-    return FleetResult(router, tuple(result for _, result in parts), _merged(workload, parts), replica_of, row_of)
+    def gpu_ns(self) -> int:
+        """GPUs times ns that were paid for, exactly."""
+        return sum(
+            life.gpus * ((self.end_ns if life.ended_ns is None else life.ended_ns) - life.asked_ns)
+            for life in self.lives
+        )
 
 
-def _merged(workload: Workload, parts: list[tuple[I64, RunResult]]) -> RequestColumns:
-    """The replicas' columns in the workload's order; what was never sent stays unfinished, all times 0."""
+def accounts_of(
+    status: "np.ndarray[tuple[int, ...], np.dtype[np.int8]]",
+    arrived: int,
+    attempts: int,
+    retries: int,
+    never_asked: int = 0,
+) -> Accounts:
+    """The accounts of requests of which `arrived` did arrive; the others are UNFINISHED in `status`."""
+    count = {value: int(np.count_nonzero(status == value)) for value in Status}
+    over = len(status) - count[Status.UNFINISHED]
+    return Accounts(
+        arrived=arrived,
+        finished=count[Status.FINISHED],
+        rejected=count[Status.REJECTED],
+        timed_out=count[Status.TIMED_OUT],
+        failed=count[Status.FAILED],
+        in_flight=arrived - over,
+        never_asked=never_asked,
+        attempts=attempts,
+        retries=retries,
+        resent=attempts - arrived - retries,
+    )
+
+
+def merged_columns(workload: Workload, parts: list[tuple[I64, I64, RequestColumns]]) -> RequestColumns:
+    """Columns in the workload's order from (rows of the workload, rows there, columns) of each replica.
+
+    What no part has stays unfinished, all times 0.
+    """
     n = len(workload)
     columns: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.signedinteger]]] = {
         "arrival_ns": workload.arrival_us * 1000,
@@ -47,7 +106,35 @@ def _merged(workload: Workload, parts: list[tuple[I64, RunResult]]) -> RequestCo
     for name in (field.name for field in fields(RequestColumns)):
         if name == "request_id" or name in columns:
             continue
-        columns[name] = np.zeros(n, dtype=getattr(parts[0][1].requests, name).dtype)
-        for rows, result in parts:
-            columns[name][rows] = getattr(result.requests, name)
+        columns[name] = np.zeros(n, dtype=getattr(parts[0][2], name).dtype if parts else np.int64)
+        for rows, there, found in parts:
+            columns[name][rows] = getattr(found, name)[there]
     return RequestColumns(request_id=workload.request_id, **columns)
+
+
+def plain_fleet(
+    router: str, workload: Workload, parts: list[tuple[I64, RunResult]], gpus: list[int], complete: bool
+) -> FleetResult:
+    """The result of a fleet that was there from the start to the end and had no door: from each replica's rows."""
+    n = len(workload)
+    replica_of = np.full(n, -1, dtype=np.int32)
+    row_of = np.zeros(n, dtype=np.int64)
+    columns = []
+    for replica, (rows, result) in enumerate(parts):
+        replica_of[rows] = replica
+        row_of[rows] = np.arange(len(rows))
+        columns.append((rows, row_of[rows], result.requests))
+    requests = merged_columns(workload, columns)
+    sent = int(np.count_nonzero(replica_of >= 0))
+    return FleetResult(
+        router=router,
+        replicas=tuple(result for _, result in parts),
+        lives=tuple(LifeSpan(i, "default", count, 0, 0, None) for i, count in enumerate(gpus)),
+        requests=requests,
+        replica_of=replica_of,
+        row_of=row_of,
+        outside_ns=np.zeros(n, dtype=np.int64),
+        accounts=accounts_of(requests.status, sent, sent, 0),
+        end_ns=max([int(requests.arrival_ns.max(initial=0)), *(result.end_ns for _, result in parts)]),
+        complete=complete,
+    )

@@ -24,7 +24,7 @@ def outcome(process) -> dict:  # type: ignore[no-untyped-def, type-arg]
     assert counts["arrived"] == counts["finished"] + counts["rejected"]
     assert counts["unfinished"] == 0
     assert tree["kv"]["blocks"] == tree["kv"]["blocks_free_at_end"]
-    assert tree["step_time"]["provenance"] == "uncalibrated"
+    assert tree["step_time"]["provenance"] == "calibrated"
     return tree
 
 
@@ -96,7 +96,7 @@ def test_prompts_beyond_the_context_are_counted_not_cut(simkit, azure: Path) -> 
 
 
 def test_the_output_for_people_is_on_stderr(simkit, azure: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    process = simkit("run", *LLAMA, "--trace", azure, cwd=tmp_path)
+    process = simkit("run", *LLAMA, "--trace", azure, "--uncalibrated", cwd=tmp_path)
     assert process.returncode == 0
     assert process.stdout == ""
     assert "uncalibrated" in process.stderr

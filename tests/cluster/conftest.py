@@ -1,7 +1,9 @@
 """Deployments and workloads of the fleet's tests."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.engine.settings import EngineSettings
 from simkit.models.steptables import constant_tables
 from simkit.workloads.workload import Prefixes, Workload
+
+sys.path.insert(0, str(Path(__file__).parent))  # for same
 
 TOKEN_NS = 1_000
 

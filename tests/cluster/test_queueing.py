@@ -7,12 +7,17 @@ choices among many servers the mean-field limit, sum over i >= 1 of load^(2^i - 
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from simkit.cluster.fleet import serve_fleet
+from simkit.cluster.result import FleetResult
+from simkit.cluster.routers import View
+from simkit.cluster.serve import serve_cluster
+from simkit.cluster.settings import Cluster
 from simkit.engine.deployment import ReplicaSpec
 
 SERVICE_S = 0.01
@@ -79,3 +84,97 @@ def test_two_choices_of_many_servers_meet_the_mean_field_limit(
 def test_erlang_c_of_the_textbook() -> None:
     """c = 2, load 0.5: C = 1/3, so the wait is a third of a service (Kleinrock, Queueing Systems I, 3.5)."""
     assert erlang_c_wait_s(2, 0.5) == pytest.approx(SERVICE_S / 3)
+
+
+def behind_a_door(
+    spec: ReplicaSpec,
+    markovian: Markovian,
+    servers: int,
+    load: float,
+    queue_limit: int | None,
+    requests: int,
+    seed: int,
+) -> FleetResult:
+    """Servers that get one request at a time from one queue at the door."""
+    cluster = Cluster.model_validate(
+        {"replicas": servers, "router": "random", "admission": {"replica_limit": 1, "queue_limit": queue_limit}}
+    )
+    workload = markovian(requests, load * servers / SERVICE_S, SERVICE_S, seed)
+    return serve_cluster(workload, cluster, lambda _: spec, seed)
+
+
+def test_one_queue_at_the_door_is_erlang_c(single_server: ReplicaSpec, markovian: Markovian) -> None:
+    waits = []
+    for seed in range(16):
+        fleet = behind_a_door(single_server, markovian, 4, 0.8, None, 4000, seed)
+        waits.append(fleet.requests.queue_ns[400:].mean() / 1e9)
+    low, high = interval(np.array(waits))
+    exact = erlang_c_wait_s(4, 0.8)
+    assert low < exact < high
+    assert (high - low) / exact < 0.35
+
+
+def test_no_queue_at_the_door_is_erlang_b(single_server: ReplicaSpec, markovian: Markovian) -> None:
+    """M/M/c/c: a share of B(c, a) is turned away, by the recursion of Erlang's B."""
+    lost = []
+    for seed in range(16):
+        fleet = behind_a_door(single_server, markovian, 3, 0.9, 0, 3000, seed)
+        assert fleet.accounts.rejected + fleet.accounts.finished == 3000
+        lost.append(fleet.accounts.rejected / 3000)
+    blocked = 1.0
+    for k in range(1, 4):
+        blocked = 2.7 * blocked / (k + 2.7 * blocked)
+    low, high = interval(np.array(lost))
+    assert low < blocked < high
+    assert (high - low) / blocked < 0.12
+
+
+class Watch:
+    """Sends by a fixed draw, and notes how many requests the replica has that it sends to."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self.seen: list[list[int]] = [[], [], []]
+
+    def choose(self, request: int, fleet: View) -> int:
+        replica = int(self._rng.random() * len(fleet))
+        self.seen[replica].append(fleet.outstanding(replica))
+        return replica
+
+
+def test_littles_law_at_each_station(single_server: ReplicaSpec, markovian: Markovian) -> None:
+    """Poisson arrivals see time averages: the mean number they find at a replica is its arrival rate x time there."""
+    workload = markovian(30_000, 0.7 * 3 / SERVICE_S, SERVICE_S, 1)
+    watch = Watch(np.random.default_rng(2))
+    fleet = serve_fleet(workload, [single_server] * 3, watch)
+    for seen, result in zip(watch.seen, fleet.replicas, strict=True):
+        arrival, finish = result.requests.arrival_ns, result.requests.finish_ns
+        number = len(arrival) / (arrival[-1] - arrival[0]) * (finish - arrival).mean()
+        assert np.mean(seen) == pytest.approx(number, rel=0.04)
+
+
+def finite_source(users: int, think_s: float) -> float:
+    """Requests a second of M/M/1//N: N users who think, one server (Kleinrock, Queueing Systems I, 3.8)."""
+    ratio = SERVICE_S / think_s
+    weights = [math.factorial(users) / math.factorial(users - k) * ratio**k for k in range(users + 1)]
+    return (1 - weights[0] / sum(weights)) / SERVICE_S
+
+
+def test_users_who_think_are_a_finite_source(single_server: ReplicaSpec, markovian: Markovian) -> None:
+    users, think_s, turns = 6, 0.03, 2500
+    rng = np.random.default_rng(5)
+    workload = markovian(users * turns, 100.0, SERVICE_S, 5)
+    thinks = rng.exponential(think_s * 1e6, len(workload)).astype(np.int64)
+    closed = replace(
+        workload,
+        session_id=tuple(f"user-{i % users}" for i in range(len(workload))),
+        extra={"think_us": tuple(thinks.tolist())},
+    )
+    cluster = Cluster.model_validate({"replicas": 1, "sessions": {"replay": "closed", "users": users}})
+    fleet = serve_cluster(closed, cluster, lambda _: single_server, 0)
+    assert fleet.accounts.finished == len(workload)
+    ends = np.sort(fleet.requests.finish_ns)
+    # the middle of the run: all users are there from the start, and some are done before others at the end
+    first, last = len(ends) // 10, len(ends) * 8 // 10
+    rate = (last - first) / (ends[last] - ends[first]) * 1e9
+    assert rate == pytest.approx(finite_source(users, think_s), rel=0.03)

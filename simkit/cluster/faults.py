@@ -1,0 +1,201 @@
+"""What goes wrong in a fleet: by a schedule, or drawn from a seed."""
+
+from collections.abc import Callable, Generator
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import simpy
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from simkit.cluster.alarm import Alarm
+from simkit.cluster.live import House
+from simkit.cluster.roster import Life, State
+from simkit.cluster.startup import Startup
+from simkit.errors import InputError
+from simkit.invalid import first_error
+
+MAX_FILE_BYTES = 1 << 24
+
+Kind = Literal["crash", "slow", "cut_off", "node_down", "update"]
+
+
+class Fault(BaseModel):
+    """One event. It hits a replica by number, all of a pool, or all on a node; without any of them the whole fleet."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at_s: float = Field(ge=0, le=1e9, allow_inf_nan=False)
+    kind: Kind = Field(description="update: drain one replica after the other and start it again")
+    replica: int | None = Field(default=None, ge=0)
+    pool: str | None = None
+    node: int | None = Field(default=None, ge=0)
+    for_s: float | None = Field(
+        default=None, ge=0, le=1e9, description="how long; default for a crash or an update: engine start and weights"
+    )
+    factor: float = Field(default=2.0, gt=0, le=1e4, description="of step times, for slow")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Fault":
+        if self.kind in ("slow", "cut_off") and self.for_s is None:
+            raise ValueError(f"{self.kind} needs for_s, how long it lasts")
+        if self.kind == "node_down" and self.node is None:
+            raise ValueError("node_down needs the node's number")
+        return self
+
+    def hits(self, life: Life) -> bool:
+        """Whether it concerns a replica."""
+        return (
+            self.replica in (None, life.number)
+            and self.pool in (None, life.member.pool)
+            and self.node in (None, life.member.node)
+        )
+
+
+class RandomFaults(BaseModel):
+    """Each replica by itself: times between faults are exponential, and so are their durations."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mean_between_s: float = Field(gt=0, le=1e9, allow_inf_nan=False)
+    mean_for_s: float = Field(default=60.0, gt=0, le=1e9, allow_inf_nan=False)
+    crash: float = Field(default=1.0, ge=0, description="weight of each kind")
+    slow: float = Field(default=0.0, ge=0)
+    cut_off: float = Field(default=0.0, ge=0)
+    slow_factor: float = Field(default=2.0, gt=0, le=1e4)
+
+    @model_validator(mode="after")
+    def _some_kind(self) -> "RandomFaults":
+        if self.crash + self.slow + self.cut_off <= 0:
+            raise ValueError("the weights of crash, slow and cut_off are all 0; give one")
+        return self
+
+
+class Faults(BaseModel):
+    """A schedule, a file that holds one, and random ones, in any combination."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schedule: tuple[Fault, ...] = ()
+    file: Path | None = Field(default=None, description="a YAML list of the same")
+    random: RandomFaults | None = None
+
+    def all_scheduled(self) -> tuple[Fault, ...]:
+        """Those of the schedule and of the file; InputError for a file that holds none."""
+        return self.schedule + (read_faults(self.file) if self.file is not None else ())
+
+
+def read_faults(path: Path) -> tuple[Fault, ...]:
+    """The faults of a YAML file; InputError, naming the entry, if it is none."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InputError(f"{path}: more than 16 MiB; a schedule of faults is a short list")
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or 'cannot be read').lower()}; check the path") from None
+    except (UnicodeDecodeError, yaml.YAMLError):
+        raise InputError(f"{path}: is not YAML; write a list of faults: - {{at_s: 10, kind: crash}}") from None
+    if not isinstance(found, list):
+        raise InputError(f"{path}: holds no list; write - {{at_s: 10, kind: crash, replica: 0}}, one entry a fault")
+    faults = []
+    for i, entry in enumerate(found):
+        try:
+            faults.append(Fault.model_validate(entry))
+        except ValidationError as error:
+            raise InputError(first_error(error, f"{path}: entry {i + 1}", Fault.model_fields)) from None
+    return tuple(faults)
+
+
+def fault_process(faults: Faults, startup: Startup, rng: np.random.Generator) -> Callable[[House], None]:
+    """The process that lets them happen. `rng` draws the random ones, a stream for each replica."""
+    scheduled = faults.all_scheduled()
+
+    def begin(house: House) -> None:
+        breakage = Breakage(house, startup)
+        for fault in scheduled:
+            Alarm(house.clock, round(fault.at_s * 1e9), partial(breakage.happen, fault))
+        if faults.random is not None:
+            for life in list(house.roster.lives):
+                stream = np.random.default_rng(int(rng.integers(1 << 62)))
+                house.clock.process(_random_faults(house, breakage, faults.random, life.number, stream))
+
+    return begin
+
+
+def _random_faults(
+    house: House, breakage: "Breakage", spec: RandomFaults, number: int, rng: np.random.Generator
+) -> Generator[simpy.Event, None, None]:
+    """Faults of one replica, as long as the fleet has something to do."""
+    weights = np.array([spec.crash, spec.slow, spec.cut_off])
+    kinds: tuple[Kind, ...] = ("crash", "slow", "cut_off")
+    while not house.door.done:
+        yield house.clock.timeout(round(float(rng.exponential(spec.mean_between_s)) * 1e9))
+        for_s = float(rng.exponential(spec.mean_for_s))
+        kind = kinds[int(rng.choice(3, p=weights / weights.sum()))]
+        if not house.door.done:
+            breakage.happen(Fault(at_s=0.0, kind=kind, replica=number, for_s=min(for_s, 1e9), factor=spec.slow_factor))
+
+
+class Breakage:
+    """Does to replicas what faults do, and undoes it."""
+
+    def __init__(self, house: House, startup: Startup) -> None:
+        self._house = house
+        self._startup = startup
+
+    def happen(self, fault: Fault) -> None:
+        """A fault at this moment, on all replicas that it hits."""
+        hit = [life for life in self._house.roster.lives if life.state is not State.GONE and fault.hits(life)]
+        if fault.kind == "update":
+            self._house.clock.process(self._update(hit, fault))
+            return
+        for life in hit:
+            if fault.kind in ("crash", "node_down"):
+                self._crash(life, fault)
+            elif fault.kind == "slow":
+                self._slow(life, fault)
+            else:
+                self._cut_off(life, fault)
+
+    def _crash(self, life: Life, fault: Fault) -> None:
+        """Gone with its requests and its cache, and back after a while; one that was to leave stays away."""
+        leaving = life.state is State.DRAINING
+        down_ns = self._down_ns(life, fault)
+        house = self._house
+        lost = house.roster.crash(life)
+        if not leaving:
+            house.roster.start(life.member, down_ns, life.number)
+        house.door.lost(lost)
+
+    def _slow(self, life: Life, fault: Fault) -> None:
+        station = life.station
+        if station is not None:
+            station.slow_down(fault.factor)
+            Alarm(self._house.clock, self._over_ns(fault), lambda: station.slow_down(1.0))
+
+    def _cut_off(self, life: Life, fault: Fault) -> None:
+        lost = self._house.roster.cut_off(life)
+        Alarm(self._house.clock, self._over_ns(fault), lambda: self._house.roster.rejoin(life))
+        self._house.door.lost(lost)
+
+    def _update(self, lives: list[Life], fault: Fault) -> Generator[simpy.Event, None, None]:
+        """One after the other: no more requests, wait for its answers, start it again, and only then the next."""
+        roster = self._house.roster
+        for life in lives:
+            if life.state is not State.SERVING:
+                continue
+            gone = simpy.Event(self._house.clock)
+            roster.drain(life, gone.succeed)
+            yield gone
+            down_ns = self._down_ns(life, fault)
+            if not any(other.number == life.number and other.state is not State.GONE for other in roster.lives):
+                roster.start(life.member, down_ns, life.number)
+            yield self._house.clock.timeout(down_ns)
+
+    def _down_ns(self, life: Life, fault: Fault) -> int:
+        return self._startup.restart_ns(life.member.spec) if fault.for_s is None else round(fault.for_s * 1e9)
+
+    def _over_ns(self, fault: Fault) -> int:
+        return int(self._house.clock.now) + round((fault.for_s or 0.0) * 1e9)

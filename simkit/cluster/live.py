@@ -1,0 +1,211 @@
+"""A fleet on SimPy's clock: for everything that has processes, and for routers that the compiled loop does not know."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import simpy
+
+from simkit.cluster.admission import Admission
+from simkit.cluster.alarm import Alarm
+from simkit.cluster.client import Clients
+from simkit.cluster.door import Door
+from simkit.cluster.offers import Offers, event_capacity
+from simkit.cluster.resend import LostJobs
+from simkit.cluster.result import FleetResult, LifeSpan, accounts_of, merged_columns
+from simkit.cluster.roster import Life, Member, Roster
+from simkit.cluster.routers import Router
+from simkit.cluster.routers.reported import Reader
+from simkit.engine.simulate import result_of
+from simkit.engine.state import I64
+from simkit.metrics.result import RequestColumns, RunResult, Status
+from simkit.workloads.transform import selected
+from simkit.workloads.workload import Workload
+
+ARRIVALS_A_REPORT = 256  # requests over between two calls of `on_progress`
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class House:
+    """What runs on the clock, for processes that act on the fleet: sessions, faults, scaling."""
+
+    clock: simpy.Environment
+    workload: Workload
+    roster: Roster
+    door: Door
+
+
+Process = Callable[[House], None]
+"""Starts something on the clock: called once, before time begins. What it starts must end when `door.done`."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a fleet on the clock behaves; by default as one without a door."""
+
+    admission: Admission = field(default_factory=Admission)
+    clients: Clients = field(default_factory=Clients)
+    lost_jobs: LostJobs = field(default_factory=LostJobs)
+
+
+def serve_live(
+    workload: Workload,
+    members: Sequence[Member],
+    name: str,
+    router: Router,
+    rules: Rules,
+    rng: np.random.Generator,
+    processes: Sequence[Process] = (),
+    arrivals: Process | None = None,
+    on_progress: Progress | None = None,
+    to_come: Sequence[Member] = (),
+) -> FleetResult:
+    """Serve a workload; `members` are there from the start, `processes` may add and take away.
+
+    `arrivals` brings the requests in; by default each comes at its own time. `rng` feeds the clients' back-off.
+    `to_come` are what `processes` may add, where there are none from the start.
+    """
+    clock = simpy.Environment(initial_time=0)
+    offers = Offers(workload)
+    first = offers.to([*members, *to_come][0].spec)
+    expected = (first.requests["prompt"].astype(np.int64) + first.requests["predicted"]).tolist()
+    # answers go through the door, which needs the roster first
+    answer: list[Callable[..., None]] = []
+    roster = Roster(clock, offers, event_capacity(max(1, len(members))), lambda job: answer[0](job))
+    door = Door(clock, workload, roster, router, name, expected, rules.admission, rules.clients, rules.lost_jobs, rng)
+    answer.append(door.answered)
+    house = House(clock, workload, roster, door)
+    for member in members:
+        roster.start(member, 0)
+    if isinstance(router, Reader):
+        clock.process(_reports(house, router))
+    (arrivals or open_arrivals)(house)
+    for process in processes:
+        process(house)
+    if on_progress is not None:
+        door.on_over.append(_told(door, on_progress))
+    complete = True
+    try:
+        clock.run()
+    except KeyboardInterrupt:
+        complete = False
+    return _result(house, name, complete)
+
+
+def open_arrivals(house: House) -> None:
+    """Each request arrives at its own time, whatever became of others."""
+    arrival_ns = (house.workload.arrival_us * 1000).tolist()
+
+    def come(request: int) -> None:
+        # the next is put on the clock first, so that of those at one time the workload's order holds
+        if request + 1 < len(arrival_ns):
+            Alarm(house.clock, arrival_ns[request + 1], lambda: come(request + 1))
+        house.door.arrive(request)
+
+    if arrival_ns:
+        Alarm(house.clock, arrival_ns[0], lambda: come(0))
+
+
+def _reports(house: House, router: Reader) -> Generator[simpy.Event, None, None]:
+    """Tell a router of the loads whenever it is due."""
+    while not house.door.done:
+        # twice: what ends at this very moment is told of before
+        turn = simpy.Event(house.clock)
+        Alarm(house.clock, int(house.clock.now), turn.succeed, before_others=True)
+        yield turn
+        loads = {
+            life.number: life.station.outstanding_tokens if router.load == "tokens" else life.station.outstanding
+            for life in house.roster.serving
+            if life.station is not None
+        }
+        router.report(int(house.clock.now), loads)
+        due = simpy.Event(house.clock)
+        Alarm(house.clock, int(house.clock.now) + router.age_ns, due.succeed, before_others=True)
+        yield due
+
+
+def _told(door: Door, on_progress: Progress) -> Callable[[int], None]:
+    def tell(request: int) -> None:
+        if door.over % ARRIVALS_A_REPORT == 0:
+            on_progress(door.over)
+
+    return tell
+
+
+def _result(house: House, name: str, complete: bool) -> FleetResult:
+    """All that came of it."""
+    workload, door, lives = house.workload, house.door, house.roster.lives
+    replicas = tuple(_life_result(house, life, complete) for life in lives)
+    n = len(workload)
+    replica_of = np.array([-1 if job is None else job.life for job in door.last], dtype=np.int32)
+    row_of = np.zeros(n, dtype=np.int64)
+    for life in lives:
+        for row, job in enumerate(life.station.jobs if life.station is not None else ()):
+            if door.last[job.request] is job:
+                row_of[job.request] = row
+    parts: list[tuple[I64, I64, RequestColumns]] = []
+    for i, result in enumerate(replicas):
+        rows = np.flatnonzero(replica_of == i)
+        parts.append((rows, row_of[rows], result.requests))
+    columns, outside_ns = _clients_columns(door, merged_columns(workload, parts), workload)
+    arrived = sum(ns >= 0 for ns in door.arrived_ns)
+    accounts = accounts_of(
+        columns.status, arrived, sum(door.attempts), sum(door.retries), n - arrived if door.done else 0
+    )
+    ends = [int(result.end_ns) for result in replicas]
+    return FleetResult(
+        router=name,
+        replicas=replicas,
+        lives=tuple(
+            LifeSpan(life.number, life.member.pool, life.gpus, life.asked_ns, life.ready_ns, life.ended_ns)
+            for life in lives
+        ),
+        requests=columns,
+        replica_of=replica_of,
+        row_of=row_of,
+        outside_ns=outside_ns,
+        accounts=accounts,
+        end_ns=max([*door.over_ns, *ends, *(life.ended_ns or 0 for life in lives), 0]),
+        complete=complete,
+    )
+
+
+def _life_result(house: House, life: Life, complete: bool) -> RunResult:
+    """What one life of a replica has done, over the jobs that it was given."""
+    station = life.station or house.roster.new_station(life)  # one that never was ready has done nothing
+    jobs = station.jobs
+    rows = np.array([job.request for job in jobs], dtype=np.int64)
+    mine = replace(
+        selected(house.workload, rows),
+        prompt_tokens=np.array([job.prompt_tokens for job in jobs], dtype=np.int32),
+        output_tokens=np.array([job.output_tokens for job in jobs], dtype=np.int32),
+    )
+    accepted = np.array([i for i, job in enumerate(jobs) if job.row >= 0], dtype=np.int64)
+    result = result_of(station.finish(), mine, accepted, complete)
+    sent = np.array([job.sent_ns for job in jobs], dtype=np.int64)
+    return replace(result, requests=replace(result.requests, arrival_ns=sent))
+
+
+def _clients_columns(door: Door, columns: RequestColumns, workload: Workload) -> tuple[RequestColumns, I64]:
+    """The columns as clients saw them, and the time [n] before the last replica had each request."""
+    status = np.array(door.status, dtype=np.int8)
+    arrived = np.array(door.arrived_ns, dtype=np.int64)
+    came = arrived >= 0
+    sent = np.array([0 if job is None else job.sent_ns for job in door.last], dtype=np.int64)
+    outside = np.where(came & (sent >= 0), sent - arrived, 0)
+    finished = status == Status.FINISHED
+    over = np.array(door.over_ns, dtype=np.int64)
+    earlier_first = np.array(door.first_token_ns, dtype=np.int64)
+    started = columns.scheduled_ns > 0
+    return replace(
+        columns,
+        status=status,
+        arrival_ns=np.where(came, arrived, workload.arrival_us * 1000),
+        prompt_tokens=workload.prompt_tokens,
+        output_tokens=workload.output_tokens,
+        generated_tokens=(columns.generated_tokens + np.array(door.generated, dtype=np.int64)).astype(np.int32),
+        first_token_ns=np.where(earlier_first > 0, earlier_first, columns.first_token_ns),
+        finish_ns=np.where(status == Status.UNFINISHED, 0, np.where(status == Status.REJECTED, 0, over)),
+        queue_ns=np.where(finished | started, columns.queue_ns + outside, 0),
+    ), outside

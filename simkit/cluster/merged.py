@@ -1,0 +1,111 @@
+"""A fleet's result as one run's, for summaries, reports and whoever knows runs only."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from simkit.cluster.result import FleetResult
+from simkit.engine.state import F64, I64
+from simkit.metrics.result import Events, Histogram, RunResult, Series
+
+
+def merged_run(fleet: FleetResult) -> RunResult:
+    """All replicas as one: counts add up, shares of time and of memory are means over the replicas' time.
+
+    `requests` is what clients saw. Events are those of each request's last attempt.
+    """
+    parts = fleet.replicas
+    present_ns = [
+        max(0, (fleet.end_ns if life.ended_ns is None else life.ended_ns) - life.ready_ns)
+        for life in fleet.lives
+        if life.ready_ns is not None
+    ]
+    busy = sum(part.busy_ns for part in parts) / max(1, sum(present_ns))
+    return RunResult(
+        requests=fleet.requests,
+        series=_series(fleet),
+        events=_events(fleet),
+        itl=_added([part.itl for part in parts]),
+        batch_requests=_added([part.batch_requests for part in parts]),
+        batch_tokens=_added([part.batch_tokens for part in parts]),
+        steps=sum(part.steps for part in parts),
+        busy_ns=round(busy * fleet.end_ns),
+        end_ns=fleet.end_ns,
+        computed_tokens=sum(part.computed_tokens for part in parts),
+        recomputed_tokens=sum(part.recomputed_tokens for part in parts),
+        blocks=sum(part.blocks for part in parts),
+        blocks_free_at_end=sum(part.blocks_free_at_end for part in parts),
+        complete=fleet.complete,
+    )
+
+
+def _added(parts: Sequence[Histogram]) -> Histogram:
+    """The sum of histograms over one grid, of which some end earlier."""
+    longest = max(parts, key=lambda part: len(part.count))
+    count: I64 = np.zeros(len(longest.count), dtype=np.int64)
+    for part in parts:
+        count[: len(part.count)] += part.count
+    return Histogram(longest.lower, count, sum(part.total for part in parts), max(part.maximum for part in parts))
+
+
+def _series(fleet: FleetResult) -> Series:
+    """Over the coarsest of the replicas' buckets; shares are means over the replicas that were ready."""
+    bucket_ns = max(part.series.bucket_ns for part in fleet.replicas)
+    length = max(fleet.end_ns // bucket_ns + 1, 1)
+    present = np.zeros(length, dtype=np.float64)
+    total = {name: np.zeros(length, dtype=np.float64) for name in ("running", "waiting", "kv_used", "busy")}
+    tokens = np.zeros(length, dtype=np.float64)
+    preemptions = np.zeros(length, dtype=np.int64)
+    edges = np.arange(length + 1, dtype=np.int64) * bucket_ns
+    for life, part in zip(fleet.lives, fleet.replicas, strict=True):
+        series, fold = part.series, bucket_ns // part.series.bucket_ns
+        for name in total:
+            total[name] += _folded(getattr(series, name), fold, length) / fold
+        tokens += _folded(series.tokens_per_s, fold, length) / fold
+        preemptions += _folded(series.preemptions.astype(np.float64), fold, length).astype(np.int64)
+        if life.ready_ns is not None:
+            end_ns = fleet.end_ns if life.ended_ns is None else life.ended_ns
+            inside = np.minimum(edges[1:], end_ns) - np.maximum(edges[:-1], life.ready_ns)
+            present += np.maximum(inside, 0) / bucket_ns
+    share = 1.0 / np.maximum(present, 1e-9)
+    there = present > 0
+    return Series(
+        bucket_ns=bucket_ns,
+        running=total["running"],
+        waiting=total["waiting"],
+        kv_used=np.where(there, np.minimum(total["kv_used"] * share, 1.0), 0.0),
+        tokens_per_s=tokens,
+        preemptions=preemptions,
+        busy=np.where(there, np.minimum(total["busy"] * share, 1.0), 0.0),
+    )
+
+
+def _folded(values: F64, fold: int, length: int) -> F64:
+    """[length] sums of `fold` neighbours each."""
+    padded = np.zeros(length * fold, dtype=np.float64)
+    used = min(len(values), len(padded))
+    padded[:used] = values[:used]
+    folded: F64 = padded.reshape(length, fold).sum(axis=1)
+    return folded
+
+
+def _events(fleet: FleetResult) -> Events:
+    """Those that the replicas logged, in order of time, with the workload's rows."""
+    times, requests, kinds = [], [], []
+    for index, part in enumerate(fleet.replicas):
+        request_of: I64 = np.full(max(1, len(part.requests)), -1, dtype=np.int64)
+        mine = np.flatnonzero(fleet.replica_of == index)
+        request_of[fleet.row_of[mine]] = mine
+        request = request_of[part.events.request]
+        last = request >= 0  # an attempt before the last is not drawn
+        times.append(part.events.time_ns[last])
+        requests.append(request[last])
+        kinds.append(part.events.kind[last])
+    time_ns = np.concatenate(times)
+    order = np.argsort(time_ns, kind="stable")
+    return Events(
+        time_ns=time_ns[order],
+        request=np.concatenate(requests)[order],
+        kind=np.concatenate(kinds)[order],
+        complete=all(part.events.complete for part in fleet.replicas),
+    )

@@ -1,0 +1,105 @@
+"""A cluster serves a workload: from what a user described to a result."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from simkit.cluster.autoscaling import autoscaling_process
+from simkit.cluster.disaggregated import serve_disaggregated
+from simkit.cluster.faults import fault_process
+from simkit.cluster.fleet import compiled_rule, named_router, serve_fleet
+from simkit.cluster.live import House, Rules, serve_live
+from simkit.cluster.result import FleetResult
+from simkit.cluster.roster import Member
+from simkit.cluster.routers import BlindRouter, Router
+from simkit.cluster.sessions import session_arrivals
+from simkit.cluster.settings import Cluster
+from simkit.cluster.tiered import serve_tiered
+from simkit.engine.deployment import Deployment, ReplicaSpec
+from simkit.errors import InputError
+from simkit.workloads.streams import streams
+from simkit.workloads.workload import Workload
+
+Resolve = Callable[[Deployment | None], ReplicaSpec]
+"""A pool's deployment worked out; None stands for the configuration's."""
+
+
+def serve_cluster(
+    workload: Workload,
+    cluster: Cluster,
+    resolve: Resolve,
+    seed: int = 0,
+    on_progress: Callable[[int], None] | None = None,
+) -> FleetResult:
+    """Serve `workload` as `cluster` says; everything random comes from `seed`, a stream for each purpose.
+
+    Raises InputError for whatever in it cannot be. A KeyboardInterrupt ends the run: the result says so.
+    """
+    members, templates = members_of(cluster, resolve)
+    if cluster.disaggregation is not None:
+        return serve_disaggregated(workload, members, cluster.disaggregation, on_progress)
+    name, chosen, _ = named_router(cluster.router, seed)
+    specs = [member.spec for member in members]
+    simple = not (cluster.on_the_clock or cluster.tiers)
+    if simple and (isinstance(chosen, BlindRouter) or compiled_rule(chosen, specs) is not None):
+        fleet = serve_fleet(workload, specs, cluster.router, seed, on_progress, cluster.processes)
+        lives = tuple(replace(life, pool=member.pool) for life, member in zip(fleet.lives, members, strict=True))
+        return replace(fleet, lives=lives)
+    if not isinstance(chosen, Router):
+        raise InputError(f"router {name}: has no choose(request, fleet), which a cluster with processes needs; add it")
+    if cluster.tiers:
+        return serve_tiered(workload, members, cluster.tiers, name, chosen, on_progress)
+    _, client_stream, fault_stream = streams(seed, 3)
+    processes: list[Callable[[House], None]] = [fault_process(cluster.faults, cluster.startup, fault_stream)]
+    for scaling in cluster.autoscaling:
+        processes.append(autoscaling_process(scaling, templates[scaling.pool], cluster.startup))
+    rules = Rules(cluster.admission, cluster.clients, cluster.lost_jobs)
+    arrivals = session_arrivals(cluster.sessions, workload)
+    return serve_live(
+        workload,
+        members,
+        name,
+        chosen,
+        rules,
+        client_stream,
+        processes,
+        arrivals,
+        on_progress,
+        list(templates.values()),
+    )
+
+
+def members_of(cluster: Cluster, resolve: Resolve) -> tuple[list[Member], dict[str, Member]]:
+    """The replicas that are there from the start, and for each pool what another one of it would be."""
+    members: list[Member] = []
+    templates: dict[str, Member] = {}
+    node = 0
+    for pool in cluster.all_pools():
+        spec = resolve(pool.deployment)
+        count = pool.replicas * pool.data_parallel
+        members += [Member(spec, pool.name, node + i // pool.per_node) for i in range(count)]
+        node += -(-count // pool.per_node)
+        templates[pool.name] = Member(spec, pool.name, node)
+        node += 1
+    return members, templates
+
+
+def replicas_over_time(fleet: FleetResult) -> tuple["np.ndarray[tuple[int, ...], np.dtype[np.int64]]", ...]:
+    """(times in ns, replicas that serve from then on, replicas paid for from then on), steps in order of time."""
+    changes: dict[int, tuple[int, int]] = {}
+
+    def change(at_ns: int, serving: int, paid: int) -> None:
+        before = changes.get(at_ns, (0, 0))
+        changes[at_ns] = (before[0] + serving, before[1] + paid)
+
+    for life in fleet.lives:
+        end_ns = fleet.end_ns if life.ended_ns is None else life.ended_ns
+        change(life.asked_ns, 0, 1)
+        change(end_ns, 0, -1)
+        if life.ready_ns is not None:
+            change(life.ready_ns, 1, 0)
+            change(end_ns, -1, 0)
+    times = np.array(sorted(changes), dtype=np.int64)
+    steps = np.array([changes[at_ns] for at_ns in times.tolist()], dtype=np.int64).reshape(-1, 2)
+    return times, np.cumsum(steps[:, 0]), np.cumsum(steps[:, 1])

@@ -1,0 +1,84 @@
+"""A cluster as a user describes it: the `cluster:` section of a configuration."""
+
+from collections.abc import Mapping
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from simkit.cluster.admission import Admission
+from simkit.cluster.autoscaling import Autoscaling
+from simkit.cluster.client import Clients
+from simkit.cluster.faults import Faults
+from simkit.cluster.handover import Disaggregation
+from simkit.cluster.resend import LostJobs
+from simkit.cluster.sessions import Sessions
+from simkit.cluster.startup import Startup
+from simkit.cluster.tiers import Tier
+from simkit.engine.deployment import Deployment
+
+MOST_REPLICAS = 100_000
+
+
+class Pool(BaseModel):
+    """Equal replicas."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "default"
+    replicas: int = Field(default=1, ge=0, le=MOST_REPLICAS)
+    deployment: Deployment | None = Field(default=None, description="default the configuration's")
+    data_parallel: int = Field(default=1, ge=1, le=1024, description="engines of a replica, each with its own KV cache")
+    per_node: int = Field(
+        default=8, ge=1, le=MOST_REPLICAS, description="engines on one machine; they go down together"
+    )
+
+
+class Cluster(BaseModel):
+    """Replicas, how requests get to them, and what happens meanwhile."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    replicas: int = Field(default=1, ge=0, le=MOST_REPLICAS, description="of the configuration's deployment")
+    pools: tuple[Pool, ...] = Field(default=(), description="in place of `replicas`, where they differ")
+    router: str | Mapping[str, object] = Field(default="round_robin", description="a name, or kind and settings")
+    admission: Admission = Field(default_factory=Admission)
+    clients: Clients = Field(default_factory=Clients)
+    lost_jobs: LostJobs = Field(default_factory=LostJobs)
+    sessions: Sessions = Field(default_factory=lambda: Sessions(replay="open"))
+    faults: Faults = Field(default_factory=Faults)
+    startup: Startup = Field(default_factory=Startup)
+    autoscaling: tuple[Autoscaling, ...] = Field(default=(), description="one for each pool that scales")
+    disaggregation: Disaggregation | None = Field(default=None, description="prefill and decode on pools of their own")
+    tiers: tuple[Tier, ...] = Field(default=(), description="KV behind the device caches, the fastest first")
+    processes: int = Field(default=1, ge=1, le=1024, description="for routing that does not look at the load")
+
+    @model_validator(mode="after")
+    def _pools_fit(self) -> Self:
+        names = [pool.name for pool in self.all_pools()]
+        if len(set(names)) < len(names):
+            raise ValueError("two pools have the same name; name them apart")
+        if self.pools and self.replicas != 1:
+            raise ValueError("give replicas or pools, not both")
+        for scaling in self.autoscaling:
+            if scaling.pool not in names:
+                raise ValueError(f"autoscaling names pool {scaling.pool!r}; there are {', '.join(names)}")
+        if sum(pool.replicas for pool in self.all_pools()) == 0 and not self.autoscaling:
+            raise ValueError("no replicas, and nothing that starts one; give at least one")
+        moving = [name for name in ("disaggregation", "tiers") if getattr(self, name)]
+        if moving and (self.on_the_clock or len(moving) > 1):
+            raise ValueError(
+                f"{' and '.join(moving)}: goes together with nothing else of admission, clients, sessions, faults, "
+                "autoscaling, disaggregation and tiers yet; leave those out"
+            )
+        return self
+
+    def all_pools(self) -> tuple[Pool, ...]:
+        """The pools, the only one made of `replicas` where none are named."""
+        return self.pools or (Pool(replicas=self.replicas),)
+
+    @property
+    def on_the_clock(self) -> bool:
+        """Whether it has anything that happens between arrivals and answers."""
+        plain = Cluster()
+        parts = ("admission", "clients", "sessions", "faults")
+        return bool(self.autoscaling) or any(getattr(self, part) != getattr(plain, part) for part in parts)

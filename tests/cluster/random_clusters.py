@@ -1,0 +1,155 @@
+"""Small random clusters with everything that can go wrong in them, all drawn from a seed."""
+
+from functools import cache
+
+import numpy as np
+
+from simkit.cluster.settings import Cluster
+from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
+from simkit.engine.settings import EngineSettings
+from simkit.models.steptables import constant_tables
+from simkit.workloads.workload import Prefixes, Workload
+
+ROUTER_NAMES = (
+    "round_robin", "random", "least_outstanding", "least_tokens", "power_of_two", "least_reported", "sticky",
+    "consistent_hash", "prefix_aware", "kv_overlap", "weighted", "data_parallel",
+)  # fmt: skip
+
+
+@cache
+def small_spec(blocks: int, running: int, caching: bool, asynchronous: bool) -> ReplicaSpec:
+    """A server of 128 tokens' context and steps of 1 ms and more, cheap to make a thousand times."""
+    engine = EngineSettings(
+        max_num_seqs=running,
+        max_model_len=128,
+        max_num_batched_tokens=48,
+        block_size=4,
+        num_gpu_blocks_override=blocks,
+        enable_prefix_caching=caching,
+        async_scheduling=asynchronous,
+    )
+    spec = _resolved()
+    from dataclasses import replace
+
+    limits = engine.limits(blocks, 128, 48, running)
+    tables = constant_tables(48, running, token_ns=20_000, request_ns=10_000, step_ns=1_000_000)
+    deployment = spec.deployment.model_copy(update={"engine": engine})
+    return replace(spec, deployment=deployment, limits=limits, num_blocks=blocks, tables=tables)
+
+
+@cache
+def _resolved() -> ReplicaSpec:
+    return resolve(Deployment(model="llama-3.1-8b", device="h100"))
+
+
+def random_workload(rng: np.random.Generator) -> Workload:
+    """Up to 60 requests, some in sessions, some sharing prefixes, one in twenty too long for any context."""
+    n = int(rng.integers(1, 60))
+    prompt = rng.integers(1, 80, n)
+    output = rng.integers(1, 30, n)
+    prompt = np.where(rng.random(n) < 0.05, 120, prompt)
+    arrival_us = np.sort(rng.integers(0, int(rng.choice([1, 50_000, 500_000])) * 10, n))
+    session = rng.integers(0, max(1, n // 4), n)
+    group = rng.integers(0, 3, n)
+    named = np.where(rng.random(n) < 0.6, prompt // 4, 0)
+    ids = [int(group[i]) * 100 + k for i in range(n) for k in range(named[i])]
+    return Workload(
+        name="random",
+        arrival_us=arrival_us.astype(np.int64),
+        prompt_tokens=prompt.astype(np.int32),
+        output_tokens=output.astype(np.int32),
+        priority=rng.integers(0, 3, n).astype(np.int32) if rng.random() < 0.5 else None,
+        session_id=tuple(f"s{i}" for i in session.tolist()),
+        prefixes=Prefixes(4, np.concatenate(([0], np.cumsum(named))).astype(np.int64), np.array(ids, np.int64)),
+        extra={
+            "think_us": tuple(int(v) for v in rng.integers(0, 200_000, n)),
+            "deadline_us": tuple(int(v) if v < 400_000 else None for v in rng.integers(1_000, 800_000, n)),
+        },
+    )
+
+
+def random_cluster(seed: int) -> tuple[Workload, Cluster, ReplicaSpec]:
+    """A workload, a cluster with random faults, clients and limits, and what its replicas are."""
+    rng = np.random.default_rng(seed)
+
+    def maybe(value: object, share: float = 0.5) -> object:
+        return value if rng.random() < share else None
+
+    replicas = int(rng.integers(1, 5))
+    workload = random_workload(rng)
+    spec = small_spec(
+        int(rng.choice([33, 40, 200])), int(rng.choice([1, 3, 8])), bool(rng.random() < 0.6), bool(rng.random() < 0.6)
+    )
+    faults = [
+        {
+            "at_s": float(rng.random()),
+            "kind": str(rng.choice(["crash", "slow", "cut_off", "update", "node_down"])),
+            "replica": maybe(int(rng.integers(0, replicas)), 0.7),
+            "node": int(rng.integers(0, 2)),
+            "for_s": float(rng.choice([0.0, 0.01, 0.3])),
+            "factor": float(rng.choice([0.5, 1.5, 5.0])),
+        }
+        for _ in range(int(rng.integers(0, 6)))
+    ]
+    for fault in faults:
+        if fault["kind"] != "node_down":
+            fault.pop("node")
+        else:
+            fault.pop("replica")
+    scaling = {
+        "least": int(rng.integers(0, 2)),
+        "most": int(rng.integers(1, 5)),
+        "interval_s": 0.05,
+        "down_stabilization_s": 0.1,
+        "warm": int(rng.integers(0, 2)),
+        "warm_ready_s": 0.01,
+        "rule": [
+            {"kind": "queue", "target": 4},
+            {"kind": "utilisation"},
+            {"kind": "slo", "ttft_s": 0.05, "tpot_s": 0.01},
+        ][int(rng.integers(0, 3))],
+    }
+    retries = {
+        "most": int(rng.integers(0, 4)),
+        "first_pause_s": float(rng.choice([0.0, 0.05])),
+        "longest_pause_s": 0.2,
+        "on": [["rejected", "timed_out", "failed"], ["rejected"], ["failed", "timed_out"]][int(rng.integers(0, 3))],
+    }
+    return (
+        workload,
+        Cluster.model_validate(
+            {
+                "pools": [{"replicas": replicas, "per_node": 2}],
+                "router": str(rng.choice(ROUTER_NAMES)),
+                "admission": {
+                    "replica_limit": maybe(int(rng.integers(1, 6))),
+                    "queue_limit": maybe(int(rng.integers(0, 8))),
+                    "order": str(rng.choice(["fcfs", "priority"])),
+                    "shed": bool(rng.random() < 0.5),
+                    "drop_late": bool(rng.random() < 0.3),
+                },
+                "clients": {
+                    "timeout_s": maybe(float(rng.choice([0.05, 0.3, 2.0]))),
+                    "first_token_timeout_s": maybe(float(rng.choice([0.02, 0.2])), 0.3),
+                    "cancel_share": float(rng.choice([0.0, 0.2])),
+                    "cancel_after_s": 0.1,
+                    "retries": retries,
+                },
+                "lost_jobs": {"policy": str(rng.choice(["fail", "retry", "resume"])), "most": int(rng.integers(0, 4))},
+                "sessions": {
+                    "replay": str(rng.choice(["open", "closed"])),
+                    "users": maybe(int(rng.integers(1, 5))),
+                    "after_failure": str(rng.choice(["stop", "go_on"])),
+                },
+                "faults": {
+                    "schedule": faults,
+                    "random": maybe(
+                        {"mean_between_s": 0.5, "mean_for_s": 0.05, "crash": 1.0, "slow": 1.0, "cut_off": 1.0}, 0.5
+                    ),
+                },
+                "startup": {"engine_s": 0.05, "load_gb_per_s": 1000.0},
+                "autoscaling": [scaling] if rng.random() < 0.4 else [],
+            }
+        ),
+        spec,
+    )
