@@ -3,6 +3,8 @@
 #   make test   everything that is checked
 PYTHON ?= python3
 VENV ?= .venv
+# test processes; each keeps a file's tests together, since files share what they compile
+WORKERS ?= 2
 BIN = $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -12,10 +14,10 @@ plan: $(VENV)/.installed
 	$(BIN)/simkit plan experiments/quickstart/plan.yaml
 
 test: lint types
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-all: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
