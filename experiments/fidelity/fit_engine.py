@@ -32,6 +32,7 @@ from simkit.models.calibrated import calibrated_tables
 from simkit.models.device import load_device
 from simkit.models.engine_law import ENGINE_FILE, FITTED, EngineLaw, engine_law
 from simkit.models.step_law import TableSizes
+from simkit.models.steptables import scaled
 
 F64 = NDArray[np.float64]
 HERE = Path(__file__).parent
@@ -65,8 +66,8 @@ def rebuilt(run: MeasuredRun) -> Rebuilt:
     return Rebuilt(run, resolve(deployment_of(run)), staged)
 
 
-def predicted(one: Rebuilt, engine: EngineLaw) -> dict[str, Figures]:
-    """Figures of a run by stage, with these constants."""
+def predicted(one: Rebuilt, engine: EngineLaw, factor: float = 1.0) -> dict[str, Figures]:
+    """Figures of a run by stage, with these constants, and every step so much longer."""
     run, spec, staged = one
     limits = spec.limits
     sizes = TableSizes(
@@ -78,6 +79,7 @@ def predicted(one: Rebuilt, engine: EngineLaw) -> dict[str, Figures]:
     )
     front_end_s = engine.front_end_ns(spec.device.name, run.workload_spec.prompt_tokens) / 1e9
     rates = [rate for rate, _ in run.workload_spec.stages]
+    tables = tables if factor == 1.0 else scaled(tables, factor)
     return predict_staged(replace(spec, tables=tables), staged, front_end_s, rates).stages
 
 

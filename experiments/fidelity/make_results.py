@@ -14,21 +14,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from interval_coverage import coverage, held_of
 
 from simkit.calibrate.step_fit import fit_steps
 from simkit.calibrate.step_log import read_step_log
-from simkit.calibrate.step_model import whole_step_tables
 from simkit.fidelity.comparison import ComparedRun, ErrorSummary, Validation, overall
-from simkit.fidelity.figures import COMPARED
-from simkit.fidelity.intervals import interval, shipped_residuals
 from simkit.fidelity.knee import knee_per_s
 from simkit.fidelity.measured_runs import MeasuredRun, read_measured_runs
 from simkit.fidelity.page import DRAWN, render, scatter
 from simkit.fidelity.predict import Timing
-from simkit.fidelity.recorded import compare_recorded
+from simkit.fidelity.recorded import compare_recorded, profile_timing
 from simkit.fidelity.table import heading
 from simkit.fidelity.validate import measured_in_flight, validate
-from simkit.models.steptables import StepTables
 from simkit.report.palette import FAINT, GRID, INK, PARTS, css_variables
 
 HERE = Path(__file__).parent
@@ -45,20 +42,6 @@ def row(name: str, errors: dict[str, dict[str, float]]) -> str:
 def plain(summaries: dict[str, ErrorSummary]) -> dict[str, dict[str, float]]:
     """Summaries as JSON has them."""
     return {metric: {k: v for k, v in vars(s).items() if v is not None} for metric, s in summaries.items()}
-
-
-def coverage() -> dict[str, float]:
-    """Share of runs whose measured figure lies in the interval that the runs of other models give."""
-    residuals = shipped_residuals()
-    found = {}
-    for metric in COMPARED:
-        held = []
-        for model, error in zip(residuals.models, residuals.by_metric[metric], strict=True):
-            bounds = interval(metric, 1.0, residuals, model=model)
-            if bounds is not None and np.isfinite(error):
-                held.append(bounds.low <= np.exp(-error) <= bounds.high)
-        found[metric] = float(np.mean(held))
-    return found
 
 
 def knees(runs: list[MeasuredRun]) -> list[dict[str, object]]:
@@ -85,16 +68,10 @@ def knees(runs: list[MeasuredRun]) -> list[dict[str, object]]:
     return found
 
 
-def cpu(folder: Path) -> dict[str, object]:
-    """Steps fitted on run0, run1 predicted: errors in %."""
-    profile = fit_steps([folder / "run0.jsonl.gz"], created="2026-01-01")
-
-    def tables(batched: int, seqs: int, longest: int, kv_tokens: int) -> tuple[StepTables, float]:
-        front = profile.front_end
-        front_end_s = 0.0 if front is None else front.arrival_s + front.delivery_s
-        return whole_step_tables(profile.step, batched, seqs, longest, kv_tokens), front_end_s
-
-    run = compare_recorded(read_step_log(folder / "run1.jsonl.gz"), Timing(whole_step=tables))
+def cpu(folder: Path, fitted: str, other: str) -> dict[str, object]:
+    """Steps fitted on one run, another predicted: errors in %."""
+    profile = fit_steps([folder / f"{fitted}.jsonl.gz"], created="2026-01-01")
+    run = compare_recorded(read_step_log(folder / f"{other}.jsonl.gz"), profile_timing(profile))
     return {metric: run.whole.error_pct(metric) for metric in run.whole.predicted} | {"paired": run.notes[0]}
 
 
@@ -139,23 +116,25 @@ def main() -> None:
         **{name: plain(overall(validation.runs)) for name, validation in found.items()},
     }
     first = found["calibrated, as shipped"]
+    held = coverage(held_of(arguments.runs, OUT / "fit.json"))
     tree: dict[str, object] = {
         "errors": errors,
-        "interval_coverage": coverage(),
+        "interval_coverage": held,
         "knees": knees(runs),
         "constants": fit["constants"],
     }
     head = f"| median abs % (worst %) | {' | '.join(heading(metric) for metric in ROWS)} |"
     lines = [head, "|" + "---|" * (len(ROWS) + 1), *(row(name, table) for name, table in errors.items()), ""]
     lines += ["Held by the 90 % interval, leave one model out:", ""]
-    lines += [f"- {heading(metric)}: {share:.0%}" for metric, share in coverage().items()]
+    lines += [f"- {heading(metric)}: {share:.0%}" for metric, share in held.items()]
     lines += [
         "",
         *(f"Worst {heading(m)}: " + "; ".join(worst(first.runs, m)) for m in ("itl_mean", "ttft_mean", "ttft_p99")),
     ]
     if arguments.cpu is not None:
-        tree["cpu"] = cpu(arguments.cpu)
-        lines += ["", f"CPU, run0 -> run1: {tree['cpu']}"]
+        for fitted, other in (("run0", "run1"), ("run1", "run0")):
+            tree[f"cpu_{fitted}_{other}"] = cpu(arguments.cpu, fitted, other)
+            lines += ["", f"CPU, {fitted} -> {other}: {tree[f'cpu_{fitted}_{other}']}"]
     lines += ["", "| run | stage | rate | knee | load | in flight |", "|---|---|---|---|---|---|"]
     for k in knees(runs):
         lines.append(

@@ -2,10 +2,16 @@
 
     python experiments/fidelity/silicon.py [silicon_sample.csv] [OUT.json] [--every N]
 
-The rows were measured by closed-loop clients: InferenceX (10 requests for each one in flight, lengths drawn evenly
-from 80 to 100 % of the nominal ones), and runs of Dynamo's own client with all lengths equal, whose requests march in
-step: they end together and their next prompts are computed together. No constant is fitted here. Of other engines than
-vLLM nothing is known, so their rows are shown apart.
+The rows were measured by closed-loop clients, 10 requests for each one in flight, the first burst counted. Two kinds:
+
+- InferenceX: lengths drawn evenly from 80 to 100 % of the nominal ones (`--random-range-ratio 0.8`), and vLLM with its
+  default of 8,192 tokens a step (the README of InferenceMAX, as it was called).
+- AIConfigurator's own runs: all lengths equal (genai_perf_runner.py in its repository, src/aiconfigurator/eval), on
+  engines configured by its rules for benchmarks (generator/rule_plugin/benchmark/{vllm,trtllm}.rule): a step takes
+  `batch + ISL + 1500` tokens, one or two prompts. That spreads the prompts that a larger step would compute together.
+
+SGLang is replayed by its own rules with its own default step of 8,192 tokens: prompts go first, and alone. TensorRT-LLM
+is replayed by vLLM's rules. No constant is fitted here.
 """
 
 import argparse
@@ -29,6 +35,7 @@ DEVICES = ("h100-sxm", "h200")
 ROUNDS = 10  # requests for each one in flight
 INFERENCEX = ("workflow_run_id=", "wip=")  # what the sources of its rows say
 SHORTEST = 0.8
+MARGIN_TOKENS = 1500  # what AIConfigurator's rules for benchmarks add to a step
 WEIGHTS = {"": None, "bf16": None, "fp8": "fp8", "fp8_block": "fp8"}
 
 
@@ -54,16 +61,32 @@ def deployment(row: SiliconRow) -> Deployment:
         weights=WEIGHTS.get(row.gemm_precision),
         sampling="plain",  # benchmark clients ask for greedy sampling
         engine=EngineSettings(
-            max_model_len=longest, max_num_seqs=max(1024, row.concurrency), gpu_memory_utilization=0.9
+            discipline="sglang" if row.backend == "sglang" else "vllm-v1",
+            max_model_len=longest,
+            max_num_batched_tokens=step_tokens(row),
+            max_num_seqs=max(1024, row.concurrency),
+            gpu_memory_utilization=0.9,
         ),
     )
+
+
+def of_inferencex(row: SiliconRow) -> bool:
+    """Whether InferenceX measured it; else AIConfigurator's authors did."""
+    return any(mark in row.source for mark in INFERENCEX)
+
+
+def step_tokens(row: SiliconRow) -> int | None:
+    """The most tokens of a step; None for the engine's default."""
+    if of_inferencex(row) or row.backend == "sglang":
+        return None
+    return (row.serving.batch or row.concurrency or 0) + row.input_tokens + MARGIN_TOKENS
 
 
 def predict(row: SiliconRow) -> LoopFigures:
     """Mean TTFT and TPOT; InputError says why there are none."""
     spec = resolve(deployment(row))
     assert row.concurrency is not None, "deployment() has asked"
-    shortest = SHORTEST if any(mark in row.source for mark in INFERENCEX) else 1.0
+    shortest = SHORTEST if of_inferencex(row) else 1.0
     loop = ClosedLoop(row.concurrency, ROUNDS * row.concurrency, row.input_tokens, row.output_tokens, shortest)
     front_end_s = engine_law().front_end_ns(spec.device.name, row.input_tokens) / 1e9
     return replay_loop(spec, loop, front_end_s)
@@ -110,6 +133,7 @@ def main() -> None:
             {
                 "id": row.id,
                 "backend": row.backend,
+                "client": "InferenceX" if of_inferencex(row) else "AIConfigurator",
                 "device": row.device,
                 "model": row.model,
                 "gemm": row.gemm_precision,
@@ -124,9 +148,13 @@ def main() -> None:
             }
         )
     groups = {"all": summary(records)}
-    for key in ("backend", "device", "model"):
+    for key in ("backend", "client", "device", "model"):
         for value in sorted({str(record[key]) for record in records}):
             groups[f"{key} {value}"] = summary(records, lambda record, k=key, v=value: record[k] == v)
+    for backend, client in sorted({(str(record["backend"]), str(record["client"])) for record in records}):
+        groups[f"{backend} by {client}"] = summary(
+            records, lambda record, b=backend, c=client: record["backend"] == b and record["client"] == c
+        )
     for device in DEVICES:
         groups[f"vllm on {device}"] = summary(
             records, lambda record, d=device: record["backend"] == "vllm" and record["device"] == d

@@ -1,6 +1,7 @@
 """`simkit validate`: predictions beside what real servers measured."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from simkit.engine.deployment import ReplicaSpec
     from simkit.fidelity.comparison import Validation
     from simkit.fidelity.predict import Timing
-    from simkit.models.steptables import StepTables
 
 
 def validate(
@@ -61,7 +61,12 @@ def _timing(profile: Path | None, uncalibrated: bool, factor: float) -> "Timing"
 
     if profile is None:
         return Timing(step_time="uncalibrated" if uncalibrated else "calibrated", factor=factor)
-    return Timing(profile=_profile(profile), whole_step=_whole_step(profile), factor=factor)
+    if profile.is_dir():  # of operators: it times a deployment, and no step log
+        return Timing(profile=_profile(profile), factor=factor)
+    from simkit.calibrate.profile import read_profile
+    from simkit.fidelity.recorded import profile_timing
+
+    return replace(profile_timing(read_profile(profile), factor), profile=_profile(profile))
 
 
 def _profile(path: Path) -> "Callable[[ReplicaSpec], tuple[ReplicaSpec, float]]":
@@ -71,21 +76,6 @@ def _profile(path: Path) -> "Callable[[ReplicaSpec], tuple[ReplicaSpec, float]]"
         return with_profile(spec, path, any_device=True), _front_end_s(path)
 
     return put
-
-
-def _whole_step(path: Path) -> "Callable[[int, int, int, int], tuple[StepTables, float]] | None":
-    """The tables of a whole-step profile for any sizes; None for another kind of profile."""
-    from simkit.calibrate.profile import read_profile
-    from simkit.calibrate.step_model import whole_step_tables
-
-    if path.is_dir():
-        return None
-    step = read_profile(path).step
-
-    def tables(batched: int, seqs: int, longest: int, kv_tokens: int) -> "tuple[StepTables, float]":
-        return whole_step_tables(step, batched, seqs, longest, kv_tokens), _front_end_s(path)
-
-    return tables
 
 
 def _front_end_s(path: Path) -> float:

@@ -66,7 +66,8 @@ def replay_loop(spec: ReplicaSpec, loop: ClosedLoop, front_end_s: float = 0.0, s
             "raise max_num_seqs"
         )
     limits = spec.limits._replace(max_running=loop.concurrency)
-    result = simulate(loop_workload(loop, seed), limits, spec.tables, spec.num_blocks)
+    discipline = spec.deployment.engine.discipline
+    result = simulate(loop_workload(loop, seed), limits, spec.tables, spec.num_blocks, None, discipline)
     requests = result.requests
     if (requests.status != Status.FINISHED).any():
         raise InputError(f"a request of the loop does not fit max_model_len={limits.max_model_len}; raise it")

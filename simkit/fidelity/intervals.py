@@ -1,8 +1,11 @@
 """How far a prediction may be off: an interval from errors on runs whose model the constants had not seen.
 
-Three things spread a prediction: the model's own error (the leave-one-model-out residuals that ship, one for each
-measured run), arrival times (replays with other seeds), and, for a device without tables of its own, the spread of the
-fractions that its stand-in lends it. The first is taken as measured, not as a normal distribution: the interval is
+Four things spread a prediction: the model's own error (the leave-one-model-out residuals that ship, one for each
+measured run); what a queue makes of an error in the step time (replays with steps as much shorter and longer as the
+residuals of ITL allow: far from the limits of the engine every latency moves as the step does, which the residuals
+hold already, but near them a tail moves by a factor, and how near a run stands is its own); arrival times (replays with
+other seeds); and, for a device without tables of its own, the spread of the fractions that its stand-in lends it. The
+first is taken as measured, not as a normal distribution: the interval is
 between quantiles of the residuals with the correction of split conformal prediction (Vovk et al., 2005), so that it
 holds its share of new runs that are like those measured. A run's own model is left out where it is among them.
 """
@@ -22,6 +25,7 @@ from simkit.models.yaml_file import read_mapping
 F64 = NDArray[np.float64]
 RESIDUALS_FILE = Path(__file__).parent / "residuals.yaml"
 LEVEL = 0.90
+FEWEST = 10  # residuals: of fewer, a 90 % interval means nothing
 # ln of what a stand-in's fractions may be off: the spread of the six measured devices' GEMM bandwidths
 STAND_IN_SPREAD = 0.06
 
@@ -52,11 +56,51 @@ def shipped_residuals() -> Residuals:
     )
 
 
+class StepFactors(NamedTuple):
+    """How much shorter and longer every step may be than predicted."""
+
+    faster: float
+    slower: float
+
+
+def step_factors(residuals: Residuals, model: str | None = None, level: float = LEVEL) -> StepFactors:
+    """The factors that hold a run's mean ITL, and so its steps, with probability `level`; 1 where too few are known."""
+    others = _others(residuals, "itl_mean", model)
+    if len(others) < FEWEST:
+        return StepFactors(1.0, 1.0)
+    low, high = (float(np.quantile(others, share)) for share in conformal_shares(len(others), level))
+    return StepFactors(float(np.exp(-max(high, 0.0))), float(np.exp(-min(low, 0.0))))
+
+
+class Queued(NamedTuple):
+    """A figure of a run as predicted with every step shorter, and longer, by `step_factors`, ms."""
+
+    faster: float
+    slower: float
+
+
+def _beyond(value: float, queued: Queued | None, factors: StepFactors) -> tuple[float, float]:
+    """How much more than the steps themselves a figure falls and rises with them, both >= 0, in ln."""
+    if queued is None:
+        return 0.0, 0.0
+    fall = np.log(value / max(queued.faster, 1e-9)) + np.log(factors.faster)
+    rise = np.log(max(queued.slower, 1e-9) / value) - np.log(factors.slower)
+    return max(float(fall), 0.0), max(float(rise), 0.0)
+
+
+def _others(residuals: Residuals, metric: str, model: str | None) -> F64:
+    """The known residuals of the other models' runs."""
+    every = residuals.by_metric[metric]
+    known: F64 = every[np.array([other != model for other in residuals.models]) & np.isfinite(every)]
+    return known
+
+
 def interval(
     metric: str,
     value: float,
     residuals: Residuals,
     seeds: Sequence[float] = (),
+    queued: Queued | None = None,
     model: str | None = None,
     stand_in: bool = False,
     level: float = LEVEL,
@@ -68,24 +112,27 @@ def interval(
         value: the prediction, ms.
         residuals: errors on measured runs.
         seeds: the same prediction with other arrival seeds, ms; their spread is added in quadrature.
+        queued: the same prediction with steps shorter and longer; what it moves by beyond them is added likewise.
         model: the run's own model, whose residuals are not used.
         stand_in: the device has no tables of its own.
         level: share of runs the interval is to hold.
     """
     if metric not in residuals.by_metric or not np.isfinite(value) or value <= 0:
         return None
-    every = residuals.by_metric[metric]
-    others = every[np.array([other != model for other in residuals.models]) & np.isfinite(every)]
-    if len(others) < 10:
+    others = _others(residuals, metric, model)
+    if len(others) < FEWEST:
         return None
     low, high = (np.quantile(others, share, method="linear") for share in conformal_shares(len(others), level))
-    spread = float(np.std(np.log(np.asarray(seeds) / value))) if len(seeds) > 1 else 0.0
+    spread = float(np.std(np.log(np.asarray(seeds) / value), ddof=1)) if len(seeds) > 1 else 0.0
     spread = float(np.hypot(spread, STAND_IN_SPREAD if stand_in else 0.0))
-    wide = 1.645 * spread  # of a normal distribution, at 90 %
+    fall, rise = (
+        float(np.hypot(1.645 * spread, beyond))  # 1.645: a normal distribution's, at 90 %
+        for beyond in _beyond(value, queued, step_factors(residuals, model, level))
+    )
     # measured = predicted x exp(-residual)
     return Interval(
-        float(value * np.exp(-np.hypot(max(high, 0.0), wide) if high > 0 else -high - wide)),
-        float(value * np.exp(np.hypot(max(-low, 0.0), wide) if low < 0 else -low + wide)),
+        float(value * np.exp(-np.hypot(high, fall) if high > 0 else -high - fall)),
+        float(value * np.exp(np.hypot(low, rise) if low < 0 else -low + rise)),
     )
 
 
@@ -99,13 +146,20 @@ def intervals(
     predicted: Figures,
     residuals: Residuals,
     seeds: Sequence[Figures] = (),
+    queued: tuple[Figures, Figures] | None = None,
     model: str | None = None,
     stand_in: bool = False,
 ) -> dict[str, Interval]:
-    """The interval of each figure that has one."""
+    """The interval of each figure that has one; `queued` are the figures with shorter and with longer steps."""
     found = {
         metric: interval(
-            metric, value, residuals, [other[metric] for other in seeds if metric in other], model, stand_in
+            metric,
+            value,
+            residuals,
+            [other[metric] for other in seeds if metric in other],
+            None if queued is None else Queued(*(side.get(metric, value) for side in queued)),
+            model,
+            stand_in,
         )
         for metric, value in predicted.items()
     }

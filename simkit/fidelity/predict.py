@@ -29,6 +29,8 @@ class Timing:
     profile: Callable[[ReplicaSpec], tuple[ReplicaSpec, float]] | None = None
     # tables and front end, s, of a whole-step profile: batched tokens, sequences, model length, KV tokens at most
     whole_step: Callable[[int, int, int, int], tuple[StepTables, float]] | None = None
+    # the same of its median step, for medians over requests; None: the profile has none, and they are of `whole_step`
+    typical_step: Callable[[int, int, int, int], tuple[StepTables, float]] | None = None
     factor: float = 1.0  # on every step time: what if they were wrong by so much
 
 

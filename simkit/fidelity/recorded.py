@@ -1,17 +1,20 @@
 """A run recorded step by step (`simkit-measured-run-1`) beside its replay."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simkit.calibrate.profile import Profile
 from simkit.calibrate.recorded_workload import recorded_workload
 from simkit.calibrate.step_log import StepLog
+from simkit.calibrate.step_model import WholeStep, whole_step_tables
 from simkit.engine.settings import EngineSettings
 from simkit.engine.simulate import simulate
 from simkit.errors import InputError
 from simkit.fidelity.comparison import WHOLE, Compared, ComparedRun
-from simkit.fidelity.figures import ClientLatencies, client_latencies, figures
+from simkit.fidelity.figures import MEDIANS, ClientLatencies, client_latencies, figures
 from simkit.fidelity.predict import Timing
 from simkit.metrics.latency import finished_latencies
 from simkit.models.steptables import StepTables, scaled
@@ -19,6 +22,27 @@ from simkit.models.steptables import StepTables, scaled
 I64 = NDArray[np.int64]
 
 BLOCK_TOKENS = 16  # vLLM's default, where a header does not say
+
+WholeStepTables = Callable[[int, int, int, int], tuple[StepTables, float]]
+
+
+def profile_timing(profile: Profile, factor: float = 1.0) -> Timing:
+    """The timing of step logs by a whole-step profile: its mean step, its median step, and its front end."""
+    front = profile.front_end
+    front_end_s = 0.0 if front is None else front.arrival_s + front.delivery_s
+
+    def tables_of(step: WholeStep) -> WholeStepTables:
+        return lambda batched, seqs, longest, kv_tokens: (
+            whole_step_tables(step, batched, seqs, longest, kv_tokens),
+            front_end_s,
+        )
+
+    typical = profile.typical_step
+    return Timing(
+        whole_step=tables_of(profile.step),
+        typical_step=None if typical is None else tables_of(typical),
+        factor=factor,
+    )
 
 
 def compare_recorded(log: StepLog, timing: Timing) -> ComparedRun:
@@ -44,13 +68,20 @@ def compare_recorded(log: StepLog, timing: Timing) -> ComparedRun:
     longest = int((workload.prompt_tokens.astype(np.int64) + workload.output_tokens).max())
     settings = EngineSettings(async_scheduling=False, block_size=header.block_size or BLOCK_TOKENS)
     limits = settings.limits(blocks, longest, batched, seqs)
-    tables, front_end_s = timing.whole_step(batched, seqs, longest, blocks * limits.block_size)
-    result = simulate(workload, limits, _by(tables, timing.factor), blocks)
-    if not result.complete:
-        raise KeyboardInterrupt
-    predicted = client_latencies(finished_latencies(result.requests), front_end_s)
+
+    def replayed(step: WholeStepTables) -> ClientLatencies:
+        tables, front_end_s = step(batched, seqs, longest, blocks * limits.block_size)
+        result = simulate(workload, limits, _by(tables, timing.factor), blocks)
+        if not result.complete:
+            raise KeyboardInterrupt
+        return client_latencies(finished_latencies(result.requests), front_end_s)
+
+    # a mean over requests follows the mean step, stretched ones included; a median follows the median step
+    predicted = replayed(timing.whole_step)
+    typical = predicted if timing.typical_step is None else replayed(timing.typical_step)
+    medians = {metric: value for metric, value in figures(typical).items() if metric in MEDIANS}
     measured = measured_latencies(log)
-    whole = Compared(WHOLE, figures(predicted), figures(measured.seen), {}, None, None)
+    whole = Compared(WHOLE, figures(predicted) | medians, figures(measured.seen), {}, None, None)
     return ComparedRun(
         id=log.path.name,
         model=str(header.model.get("name", "recorded")),
@@ -59,7 +90,7 @@ def compare_recorded(log: StepLog, timing: Timing) -> ComparedRun:
         step_time="profile",
         note=f"{len(workload)} recorded requests, {log.steps} recorded steps",
         stages=(whole,),
-        notes=(_paired(predicted, measured),),
+        notes=(_paired(typical, measured),),
     )
 
 

@@ -1,14 +1,16 @@
 """Files of measured runs in, predictions beside measurements out."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from simkit.calibrate.step_log import StepLog, read_step_log
 from simkit.errors import InputError
 from simkit.fidelity.comparison import WHOLE, Compared, ComparedRun, NotRun, Validation
 from simkit.fidelity.deployments import MAX_NUM_SEQS, known_model
 from simkit.fidelity.figures import COMPARED, Figures
-from simkit.fidelity.intervals import Interval, intervals, shipped_residuals
+from simkit.fidelity.intervals import Interval, intervals, shipped_residuals, step_factors
 from simkit.fidelity.measured_runs import MeasuredLatency, MeasuredRun, read_measured_runs
 from simkit.fidelity.predict import Prediction, Timing, predict_run
 from simkit.fidelity.recorded import compare_recorded
@@ -74,7 +76,8 @@ def validate(
 def compare_run(run: MeasuredRun, timing: Timing, seeds: int = SEEDS) -> ComparedRun:
     """One run, replayed; InputError says why it cannot be."""
     first = predict_run(run, timing)
-    others = [predict_run(run, timing, seed) for seed in range(1, seeds)] if first.provenance == CALIBRATED else []
+    # around calibrated predictions only: of others nobody measured the error
+    around = _around(run, timing, first, seeds) if first.provenance == CALIBRATED else None
     notes = []
     if run.cpu_offload:
         notes.append("KV offload to the host was on; it is not modelled")
@@ -97,7 +100,7 @@ def compare_run(run: MeasuredRun, timing: Timing, seeds: int = SEEDS) -> Compare
                 stage=name,
                 predicted=figures,
                 measured=measured_figures(run.measured.get(name)),
-                intervals=_intervals(run, name, first, others),
+                intervals={} if around is None else _intervals(run, name, around),
                 in_flight=measured_in_flight(run, name),
                 excluded=excluded.get(name),
             )
@@ -143,16 +146,34 @@ def excluded_for(run: MeasuredRun, stage: str) -> str | None:
     )
 
 
-def _intervals(run: MeasuredRun, stage: str, first: Prediction, others: Sequence[Prediction]) -> dict[str, Interval]:
-    """Around calibrated predictions only: of others nobody measured the error."""
-    if first.provenance != CALIBRATED:
-        return {}
+class _Around(NamedTuple):
+    """Replays of one run that say how far its figures may move."""
+
+    seeds: list[Prediction]  # the prediction first, then other arrivals
+    faster: Prediction
+    slower: Prediction
+
+
+def _around(run: MeasuredRun, timing: Timing, first: Prediction, seeds: int) -> _Around:
+    factors = step_factors(shipped_residuals(), _model(run))
+    return _Around(
+        [first, *(predict_run(run, timing, seed) for seed in range(1, seeds))],
+        *(predict_run(run, replace(timing, factor=timing.factor * factor)) for factor in factors),
+    )
+
+
+def _intervals(run: MeasuredRun, stage: str, around: _Around) -> dict[str, Interval]:
     device = load_device(run.hardware)
     laws = laws_of(device)
     return intervals(
-        first.stages[stage],
+        around.seeds[0].stages[stage],
         shipped_residuals(),
-        [first.stages[stage], *(other.stages[stage] for other in others)],
-        load_model(known_model(run.model)).name,
+        [other.stages[stage] for other in around.seeds],
+        (around.faster.stages[stage], around.slower.stages[stage]),
+        _model(run),
         stand_in=laws is None or laws[1] != device.name,
     )
+
+
+def _model(run: MeasuredRun) -> str:
+    return load_model(known_model(run.model)).name

@@ -1,5 +1,7 @@
 """A closed loop against its closed form."""
 
+from dataclasses import replace
+
 import pytest
 
 from simkit.engine.deployment import Deployment, resolve
@@ -14,13 +16,29 @@ def test_one_client_waits_for_its_own_steps_only() -> None:
     engine = EngineSettings(max_model_len=256, max_num_seqs=8, async_scheduling=False)
     spec = resolve(Deployment(model="llama-3.2-1b", device="h100", engine=engine))
     tables = constant_tables(spec.limits.max_num_batched_tokens, spec.limits.max_running, step_ns=10e6)
-    from dataclasses import replace
-
     found = replay_loop(replace(spec, tables=tables), ClosedLoop(1, 5, 100, 11))
     assert found.ttft_s == pytest.approx(0.010, rel=1e-6)
     assert found.tpot_s == pytest.approx(0.010, rel=1e-6)
     with_client = replay_loop(replace(spec, tables=tables), ClosedLoop(1, 5, 100, 11), front_end_s=0.003)
     assert with_client.ttft_s == pytest.approx(0.013, rel=1e-6)
+
+
+@pytest.mark.parametrize(("discipline", "between_s"), [("vllm-v1", 9 * 0.010), ("sglang", 9.5 * 0.010)])
+def test_the_engines_own_discipline_schedules_the_loop(discipline: str, between_s: float) -> None:
+    """Two prompts of 60 tokens in steps of 64 tokens and 10 ms: each prompt needs a step, the second one's first token
+    comes with the second step, and nine more tokens follow.
+
+    vLLM decodes the first request beside the second prompt. SGLang computes prompts first and alone, so that the first
+    request's nine tokens take ten steps, the second one's nine.
+    """
+    engine = EngineSettings(
+        max_model_len=128, max_num_seqs=8, max_num_batched_tokens=64, async_scheduling=False, discipline=discipline
+    )
+    spec = resolve(Deployment(model="llama-3.2-1b", device="h100", engine=engine))
+    tables = constant_tables(spec.limits.max_num_batched_tokens, spec.limits.max_running, step_ns=10e6)
+    found = replay_loop(replace(spec, tables=tables), ClosedLoop(2, 2, 60, 10))
+    assert found.ttft_s == pytest.approx(0.015, rel=1e-6)
+    assert found.tpot_s == pytest.approx(between_s / 9, rel=1e-6)
 
 
 def test_lengths_are_drawn_between_the_shortest_and_the_longest() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from simkit.fidelity.comparison import Compared, ComparedRun, NotRun, Validation, as_json, overall
 from simkit.fidelity.figures import ClientLatencies, figures
-from simkit.fidelity.intervals import Interval, Residuals, conformal_shares, interval
+from simkit.fidelity.intervals import Interval, Queued, Residuals, conformal_shares, interval, step_factors
 from simkit.fidelity.measured_runs import MeasuredRun
 from simkit.fidelity.page import render
 from simkit.fidelity.validate import excluded_for, measured_in_flight
@@ -95,6 +95,29 @@ def test_a_runs_own_model_does_not_judge_it() -> None:
     assert wide.low < bounds.low
     assert wide.high > bounds.high
     assert interval("itl_p50", 10.0, residuals) is None
+
+
+def test_a_queue_widens_the_interval_by_what_it_adds_to_a_step() -> None:
+    errors = np.linspace(-0.1, 0.1, 21)
+    residuals = Residuals(("other",) * 21, {"itl_mean": errors, "ttft_p99": errors})
+    factors = step_factors(residuals)
+    # 21 even errors of +-0.1: conformal quantiles are 0.0048 and 0.9952, of a range of 0.2
+    assert factors == pytest.approx((math.exp(-0.1 + 0.001), math.exp(0.1 - 0.001)), rel=1e-3)
+    plain = interval("ttft_p99", 100.0, residuals)
+    assert plain is not None
+    # far from the limits a latency moves as the step does, and the residuals hold that already
+    as_steps = Queued(100.0 * factors.faster, 100.0 * factors.slower)
+    assert interval("ttft_p99", 100.0, residuals, queued=as_steps) == pytest.approx(plain)
+    # near them the tail is a fifth, or five times as long
+    near = interval("ttft_p99", 100.0, residuals, queued=Queued(20.0, 500.0))
+    assert near is not None
+    assert near.low < 25.0
+    assert near.high > 400.0
+    # a queue that only grows says nothing of the other side
+    grows = interval("ttft_p99", 100.0, residuals, queued=Queued(as_steps.faster, 500.0))
+    assert grows is not None
+    assert grows.low == pytest.approx(plain.low)
+    assert grows.high == pytest.approx(near.high)
 
 
 def test_the_page_escapes_what_comes_from_outside() -> None:

@@ -8,15 +8,13 @@ from typer.testing import CliRunner
 
 from simkit.calibrate.step_fit import fit_steps
 from simkit.calibrate.step_log import read_step_log
-from simkit.calibrate.step_model import whole_step_tables
 from simkit.cli.main import app
 from simkit.fidelity.comparison import overall
 from simkit.fidelity.measured_runs import read_measured_runs
 from simkit.fidelity.predict import Timing
-from simkit.fidelity.recorded import compare_recorded
+from simkit.fidelity.recorded import compare_recorded, profile_timing
 from simkit.fidelity.validate import validate
 from simkit.models.engine_law import FITTED, EngineLaw, engine_law
-from simkit.models.steptables import StepTables
 
 FEW = ("16-llama-3-1-8b", "58-llama-2-70b", "27-mixtral-8x7b", "55-llama-3-1-8b", "38-llama-3-1-8b")
 
@@ -54,23 +52,34 @@ def test_a_run_that_cannot_be_rebuilt_is_named_with_the_reason(gpu_runs: Path) -
     assert "is not known" in refused.reason
 
 
-def test_steps_fitted_on_one_recorded_run_predict_another(shared: Path) -> None:
-    """Two runs of one workload on a busy CPU differ by 6 % themselves; the median request is held to 7 %."""
+@pytest.mark.parametrize(("fitted", "other"), [("run0", "run1"), ("run1", "run0")])
+def test_steps_fitted_on_one_recorded_run_predict_another(shared: Path, fitted: str, other: str) -> None:
+    """Two runs of one workload on a busy CPU differ by 6 % themselves; medians are held to 7 %, either way round."""
     folder = shared / "fidelity" / "vllm_cpu"
-    profile = fit_steps([folder / "run0.jsonl.gz"])
-
-    def tables(batched: int, seqs: int, longest: int, kv_tokens: int) -> tuple[StepTables, float]:
-        assert profile.front_end is not None
-        front_end_s = profile.front_end.arrival_s + profile.front_end.delivery_s
-        return whole_step_tables(profile.step, batched, seqs, longest, kv_tokens), front_end_s
-
-    found = compare_recorded(read_step_log(folder / "run1.jsonl.gz"), Timing(whole_step=tables))
-    itl = found.whole.error_pct("itl_p50")
-    assert itl is not None
-    assert abs(itl) <= 7.0
+    profile = fit_steps([folder / f"{fitted}.jsonl.gz"])
+    found = compare_recorded(read_step_log(folder / f"{other}.jsonl.gz"), profile_timing(profile))
+    for metric in ("itl_p50", "e2e_p50"):
+        error = found.whole.error_pct(metric)
+        assert error is not None
+        assert abs(error) <= 7.0, metric
     paired = found.notes[0]
     e2e = float(paired.split("E2E ")[1].split("%")[0])
     assert abs(e2e) <= 7.0
+
+
+def test_means_follow_the_mean_step_and_medians_the_median_step(shared: Path) -> None:
+    log = read_step_log(shared / "fidelity" / "vllm_cpu" / "run0.jsonl.gz")
+    profile = fit_steps([log.path])
+    typical = profile.typical_step
+    assert typical is not None
+    slow = typical.model_copy(update={"step_s": 3 * typical.step_s})
+    ours = compare_recorded(log, profile_timing(profile)).whole.predicted
+    slowed = compare_recorded(log, profile_timing(profile.model_copy(update={"typical_step": slow}))).whole.predicted
+    without = compare_recorded(log, profile_timing(profile.model_copy(update={"typical_step": None}))).whole.predicted
+    assert slowed["itl_p50"] > 2 * ours["itl_p50"]
+    assert without["itl_p50"] > ours["itl_p50"]  # this run's steps have a long tail
+    for metric in ("itl_mean", "ttft_p99", "e2e_mean"):
+        assert slowed[metric] == without[metric] == ours[metric]
 
 
 def test_at_most_ten_constants_and_all_in_their_ranges() -> None:
