@@ -16,6 +16,7 @@ from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.simulate import simulate
 from simkit.errors import InputError
 from simkit.metrics.result import WATERFALL, Status
+from simkit.models.steptables import scaled
 from simkit.workloads.transform import selected
 from simkit.workloads.workload import Workload
 
@@ -108,7 +109,7 @@ def test_outstanding_is_what_arrived_less_what_finished(spec: ReplicaSpec, chats
 
 def test_replicas_may_differ(spec: ReplicaSpec, chats: Chats) -> None:
     """A replica whose steps take half the time answers more of what is sent where least is outstanding."""
-    fast = replace(spec, tables=spec.tables._replace(linear_ns=spec.tables.linear_ns / 2))
+    fast = replace(spec, tables=scaled(spec.tables, 0.5))
     workload = chats(400, 30.0, 6)
     fleet = serve_fleet(workload, [spec, fast], "least_outstanding")
     shares = np.bincount(fleet.replica_of)
