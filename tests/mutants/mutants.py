@@ -26,8 +26,8 @@ VLLM_V1: list[Mutant] = [
 ]  # fmt: skip
 
 ACTIONS: list[Mutant] = [
-    ("actions.py", "== progress[request].known + progress[request].placeholders", "== progress[request].known"),
-    ("actions.py", "if samples and r.limits.pipeline_depth > 1:", "if r.limits.pipeline_depth > 1:"),
+    ("actions.py", "- progress[request].known - progress[request].placeholders", "- progress[request].known"),
+    ("actions.py", "if samples > 0 and r.limits.pipeline_depth > 1:", "if r.limits.pipeline_depth > 1:"),
     ("actions.py", "if new > r.pool.counts[FREE_BLOCKS]:", "if new >= r.pool.counts[FREE_BLOCKS]:"),
     ("actions.py", "register_full_blocks(r, request, min(tokens, r.progress[request].known))", "register_full_blocks(r, request, tokens)"),
     ("actions.py", "if r.limits.reserve_full_isl:", "if not r.limits.reserve_full_isl:"),
@@ -97,7 +97,7 @@ BLOCKS: list[Mutant] = [
 
 AFTER: list[Mutant] = [
     ("commit.py", "            progress.placeholders -= 1\n", ""),
-    ("commit.py", "or known >= limits.max_model_len:", "or known > limits.max_model_len:"),
+    ("commit.py", "or progress.known >= r.limits.max_model_len:", "or progress.known > r.limits.max_model_len:"),
     ("commit.py", "    if left:\n        _drop_ended(r)\n", "    if left:\n        pass\n"),
     ("commit.py", "register_full_blocks(r, request, progress.computed - progress.placeholders)", "register_full_blocks(r, request, progress.known)"),
     ("commit.py", "    r.at[UNFINISHED] -= 1\n", "    r.at[UNFINISHED] -= status == FINISHED\n"),
