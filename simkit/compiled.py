@@ -13,6 +13,8 @@ from typing import TypeVar, cast
 import numba
 from numba.core.registry import CPUDispatcher
 
+from simkit.compiled_parts import PartCompiler
+
 F = TypeVar("F", bound=Callable[..., object])
 
 _PACKAGE = Path(__file__).parent
@@ -25,7 +27,12 @@ def _source_hash() -> str:
     function that it calls from another file would go unseen. So the cache folder is named by all of them.
     """
     folders = (_PACKAGE / "engine", _PACKAGE / "cluster/loops")
-    files = [_PACKAGE / "compiled.py", _PACKAGE / "models/steptables.py", _PACKAGE / "cluster/rack.py"]
+    files = [
+        _PACKAGE / "compiled.py",
+        _PACKAGE / "compiled_parts.py",
+        _PACKAGE / "models/steptables.py",
+        _PACKAGE / "cluster/rack.py",
+    ]
     files += [file for folder in folders for file in sorted(folder.rglob("*.py"))]
     digest = hashlib.sha256(numba.__version__.encode())
     for file in files:
@@ -79,6 +86,6 @@ def inlined(function: F) -> F:
     if numba.config.DISABLE_JIT:
         return function
     options = {"_nrt": False, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    dispatcher = numba.njit(**options)(function)
+    dispatcher = numba.njit(pipeline_class=PartCompiler, **options)(function)
     dispatcher.__class__ = _Inlined
     return cast(F, dispatcher)
