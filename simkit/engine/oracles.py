@@ -8,7 +8,7 @@ import numpy as np
 
 from simkit.engine.selftest import Finding
 from simkit.engine.simulate import simulate
-from simkit.engine.state import FCFS, Limits
+from simkit.engine.state import Limits
 from simkit.metrics.result import RunResult
 from simkit.models.steptables import constant_tables
 from simkit.workloads.workload import Workload
@@ -26,18 +26,6 @@ _LIMITS = Limits(
     max_running=1,
     max_model_len=LONGEST + 2,
     block_size=1024,
-    long_prefill_token_threshold=0,
-    adaptive_long_prefill=False,
-    lone_request_uncapped=True,
-    chunked_prefill=True,
-    prefix_caching=False,
-    ordering=FCFS,
-    preemptive=False,
-    watermark_blocks=0,
-    reserve_full_isl=True,
-    uncached_free_to_front=True,
-    content_span=1,
-    pipeline_depth=1,
 )
 _BLOCKS = 2 + (LONGEST + 2) // _LIMITS.block_size
 

@@ -12,7 +12,7 @@ from simkit.engine.guard import guarded
 from simkit.engine.interpreted import interpreted, uncompiled
 from simkit.engine.policy_file import PolicyFile, Schedule, load_schedule, told
 from simkit.engine.replica import new_replica
-from simkit.engine.state import ABORT, FCFS, NEVER, REQUEST, STEPS, Limits, Replica, records
+from simkit.engine.state import ABORT, NEVER, REQUEST, STEPS, Limits, Replica, records
 from simkit.errors import InputError
 from simkit.models.steptables import StepTables, constant_tables
 
@@ -117,18 +117,6 @@ def _nothing_to_do() -> tuple[Replica, StepTables]:
         max_running=1,
         max_model_len=2,
         block_size=1,
-        long_prefill_token_threshold=0,
-        adaptive_long_prefill=False,
-        lone_request_uncapped=True,
-        chunked_prefill=True,
-        prefix_caching=False,
-        ordering=FCFS,
-        preemptive=False,
-        watermark_blocks=0,
-        reserve_full_isl=True,
-        uncached_free_to_front=True,
-        content_span=1,
-        pipeline_depth=1,
     )
     nobody = new_replica(limits, records(0, REQUEST), np.zeros(0, np.int64), records(0, ABORT), 3, event_capacity=1)
     return nobody, constant_tables(1, 1)

@@ -34,18 +34,18 @@ class Limits(NamedTuple):
     max_running: int  # max_num_seqs, or max_num_active_seqs where set
     max_model_len: int
     block_size: int  # tokens
-    long_prefill_token_threshold: int  # 0: none
-    adaptive_long_prefill: bool
-    lone_request_uncapped: bool  # the threshold does not bind a request that is alone (vLLM 0.32)
-    chunked_prefill: bool
-    prefix_caching: bool
-    ordering: int  # who goes first: FCFS, PRIORITY, ..
-    preemptive: bool  # an urgent request may take the place of a running one, not only its memory
-    watermark_blocks: int
-    reserve_full_isl: bool  # admit only what fits whole
-    uncached_free_to_front: bool  # freed blocks without a hash are reused first (vLLM >= 0.24)
-    content_span: int  # KV blocks that a content id of the workload covers
-    pipeline_depth: int  # 1: schedule after the output is known; 2: asynchronous scheduling
+    long_prefill_token_threshold: int = 0  # 0: none
+    adaptive_long_prefill: bool = False
+    lone_request_uncapped: bool = True  # the threshold does not bind a request that is alone (vLLM 0.32)
+    chunked_prefill: bool = True
+    prefix_caching: bool = False
+    ordering: int = FCFS  # who goes first: FCFS, PRIORITY, ..
+    preemptive: bool = False  # an urgent request may take the place of a running one, not only its memory
+    watermark_blocks: int = 0
+    reserve_full_isl: bool = True  # admit only what fits whole
+    uncached_free_to_front: bool = True  # freed blocks without a hash are reused first (vLLM >= 0.24)
+    content_span: int = 1  # KV blocks that a content id of the workload covers
+    pipeline_depth: int = 1  # 1: schedule after the output is known; 2: asynchronous scheduling
     swap_block_ns: int = 0  # to copy a block to the host or back; 0: whoever is preempted computes again
     speculative_tokens: int = 0  # a draft proposes to each decoding request a step; 0: no draft
     acceptance: float = 0.0  # chance that a proposal is accepted where all before it were

@@ -8,7 +8,6 @@ from simkit.engine.discipline import engine
 from simkit.engine.replica import new_replica
 from simkit.engine.state import (
     ABORT,
-    FCFS,
     NEVER,
     NEXT_ARRIVAL,
     NOW,
@@ -29,18 +28,6 @@ LIMITS = Limits(
     max_running=3,
     max_model_len=64,
     block_size=4,
-    long_prefill_token_threshold=0,
-    adaptive_long_prefill=False,
-    lone_request_uncapped=True,
-    chunked_prefill=True,
-    prefix_caching=False,
-    ordering=FCFS,
-    preemptive=False,
-    watermark_blocks=0,
-    reserve_full_isl=True,
-    uncached_free_to_front=True,
-    content_span=1,
-    pipeline_depth=1,
 )
 
 Step = list[tuple[int, int, int]]  # (request, tokens, computed before) in batch order

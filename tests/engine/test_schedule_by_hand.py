@@ -1,68 +1,32 @@
 """Small scenarios worked by hand; rules as in vLLM 0.32's Scheduler.schedule()."""
 
 import numpy as np
+from hand_worked import LIMITS, Ask, Step, play
 
 from simkit.engine.loop import iterate
 from simkit.engine.replica import new_replica
 from simkit.engine.state import (
     ABORT,
     ADMITTED,
-    FCFS,
     FINISHED,
     FREE_BLOCKS,
     NEVER,
-    NEXT_ARRIVAL,
     NOW,
     PREEMPTED_NOW,
     PRIORITY,
     REQUEST,
-    ROWS,
     RUNNING_COUNT,
-    UNFINISHED,
     Limits,
     Replica,
     records,
 )
 from simkit.models.steptables import constant_tables
 
-LIMITS = Limits(
-    max_num_batched_tokens=16,
-    max_running=3,
-    max_model_len=64,
-    block_size=4,
-    long_prefill_token_threshold=0,
-    adaptive_long_prefill=False,
-    lone_request_uncapped=True,
-    chunked_prefill=True,
-    prefix_caching=False,
-    ordering=FCFS,
-    preemptive=False,
-    watermark_blocks=0,
-    reserve_full_isl=True,
-    uncached_free_to_front=True,
-    content_span=1,
-    pipeline_depth=1,
-)
-
-Step = list[tuple[int, int, int]]  # (request, tokens, computed before) in batch order
-
 
 def steps(limits: Limits, requests: list[tuple[int, int, int, int]], blocks: int) -> tuple[list[Step], Replica]:
-    """The batches that requests (arrival step, prompt, output, priority) give; a step lasts 10 ns."""
-    rows = records(len(requests), REQUEST)
-    for i, (arrival, prompt, output, priority) in enumerate(requests):
-        rows[i] = (10 * arrival, prompt, output, output, priority, output, 0, NEVER, 0, 0)
-    r = new_replica(limits, rows, np.zeros(0, dtype=np.int64), records(0, ABORT), blocks + 1)
-    tables = constant_tables(limits.max_num_batched_tokens, limits.max_running, step_ns=10.0)
-    found: list[Step] = []
-    while r.at[UNFINISHED] or r.at[NEXT_ARRIVAL] < r.at[ROWS]:
-        if not r.at[UNFINISHED]:
-            r.at[NOW] = max(r.at[NOW], rows["arrival_ns"][r.at[NEXT_ARRIVAL]])
-        row = len(found) % 2
-        iterate(r, tables)
-        entries = r.entries[row, : r.batches["length"][row]]
-        found.append([(int(e.request), int(e.tokens), int(e.before)) for e in entries])
-    return found, r
+    """The batches that requests (arrival step, prompt, output, priority) give."""
+    asks = [Ask(step, prompt, output, priority=priority) for step, prompt, output, priority in requests]
+    return play("vllm-v1", limits, asks, blocks)
 
 
 def test_five_requests_share_a_budget_of_16_tokens() -> None:
