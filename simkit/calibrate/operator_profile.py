@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from simkit.calibrate.profile_csv import table_bytes, table_frame
 from simkit.calibrate.profile_tables import MOST_ROWS, TABLES
+from simkit.bounded_file import read_bounded
 from simkit.errors import InputError, suggestion
 from simkit.invalid import first_error
 
@@ -178,7 +179,7 @@ def profile_folder(path: Path) -> Path | None:
         return path
     if path.name != HEADER_FILE or not path.is_file():
         return None
-    raw = _bounded(path, LARGEST_HEADER_BYTES, "name a profile")
+    raw = read_bounded(path, LARGEST_HEADER_BYTES, "name a profile")
     return path.parent if FORMAT.encode() in raw else None
 
 
@@ -189,7 +190,7 @@ def read_header(folder: Path) -> Header:
         InputError: naming the file and field, if it cannot be read, is of another format, or a value is out of range.
     """
     path = folder / HEADER_FILE
-    raw = _bounded(path, LARGEST_HEADER_BYTES, "a profile is a directory that holds this file")
+    raw = read_bounded(path, LARGEST_HEADER_BYTES, "a profile is a directory that holds this file")
     named = re.search(rb'"format"\s*:\s*"([^"]{0,100})"', raw)
     found = named[1].decode(errors="replace") if named else None
     if found is not None and found != FORMAT:
@@ -219,21 +220,10 @@ def _read_tables(files: dict[str, TableFile], folder: Path) -> "dict[str, pd.Dat
     tables = {}
     for name, entry in files.items():
         path = folder / entry.file
-        raw = _bounded(path, LARGEST_TABLE_BYTES, "copy the whole directory")
+        raw = read_bounded(path, LARGEST_TABLE_BYTES, "copy the whole directory")
         if hashlib.sha256(raw).hexdigest() != entry.sha256:
             raise InputError(f"{path}: is not the file that {HEADER_FILE} lists (sha256 differs); copy it again")
         tables[name] = table_frame(name, raw, path)
         if len(tables[name]) != entry.rows:
             raise InputError(f"{path}: holds {len(tables[name])} rows, {HEADER_FILE} says {entry.rows}; copy it again")
     return tables
-
-
-def _bounded(path: Path, limit: int, fix: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(limit + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}; {fix}") from None
-    if len(raw) > limit:
-        raise InputError(f"{path}: is larger than {limit >> 20} MiB; this is no part of a profile")
-    return raw

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from simkit.calibrate.front_end import FrontEnd
 from simkit.calibrate.held_out import HeldOutError
 from simkit.calibrate.step_model import WholeStep
+from simkit.bounded_file import read_bounded
 from simkit.errors import InputError, suggestion
 from simkit.invalid import first_error
 
@@ -121,13 +122,7 @@ def read_profile(path: Path) -> Profile:
         InputError: naming the file and field, for a file that cannot be read, is over 1 MiB, is of another schema, or
             has a value that is missing, unknown or out of range.
     """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(LARGEST_PROFILE_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}; name a profile's JSON file") from None
-    if len(raw) > LARGEST_PROFILE_BYTES:
-        raise InputError(f"{path}: is larger than {LARGEST_PROFILE_BYTES >> 20} MiB; this is no profile")
+    raw = read_bounded(path, LARGEST_PROFILE_BYTES, "name a profile's JSON file")
     named = re.search(rb'"schema"\s*:\s*"([^"]{0,100})"', raw)
     schema = named[1].decode(errors="replace") if named else None
     if schema is not None and schema != SCHEMA:

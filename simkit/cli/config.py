@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from simkit.cli.profile import with_profile
@@ -19,8 +18,9 @@ from simkit.workloads.presets import preset
 from simkit.workloads.readers import read_workload
 from simkit.workloads.transform import rate_to, take, time_scale
 from simkit.workloads.workload import Workload
+from simkit.yaml_file import read_mapping
 
-MAX_CONFIG_BYTES = 1 << 20
+CONFIGURATION = "a configuration is a YAML file that maps deployment, workload, slo"
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
@@ -107,7 +107,7 @@ def read_config(path: Path | None, overrides: Sequence[tuple[str, object]]) -> C
 
 def read_config_as(kind: type[ConfigKind], path: Path | None, overrides: Sequence[tuple[str, object]]) -> ConfigKind:
     """`read_config` of a verb that has sections of its own."""
-    tree: dict[str, object] = {} if path is None else read_yaml(path)
+    tree: dict[str, object] = {} if path is None else read_mapping(path, CONFIGURATION)
     for key, value in overrides:
         _put(tree, key, value)
     place = str(path) if path is not None else "configuration"
@@ -118,26 +118,6 @@ def read_config_as(kind: type[ConfigKind], path: Path | None, overrides: Sequenc
         return kind.model_validate(tree)
     except ValidationError as error:
         raise InputError(explain(error, place, kind)) from None
-
-
-def read_yaml(path: Path) -> dict[str, object]:
-    """A YAML mapping; raises InputError for a file that is none."""
-    if path.is_dir():
-        raise InputError(f"{path}: a directory; give a YAML file")
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise InputError(f"{path}: more than 1 MiB; a configuration is a few lines of YAML")
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {(error.strerror or 'cannot be read').lower()}; check the path") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text; a configuration is YAML") from None
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise InputError(f"{path}:{line}: not YAML ({getattr(error, 'problem', None) or 'bad syntax'})") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: holds a {type(tree).__name__}; a configuration maps deployment, workload, slo")
-    return tree
 
 
 def _put(tree: dict[str, object], key: str, value: object) -> None:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from simkit.cli.config import Config, load_workload, read_config_as, read_yaml
+from simkit.cli.config import CONFIGURATION, Config, load_workload, read_config_as
 from simkit.cli.console import answers, emit_json, people, progress, to_json, waiting_for
 from simkit.errors import InputError, PartialResultError
 from simkit.testbed.settings import TestbedSettings
+from simkit.yaml_file import read_mapping
 
 if TYPE_CHECKING:
     from simkit.metrics.comparison import Comparison
@@ -201,7 +202,7 @@ def _write(
 
 def read_testbed_config(path: Path | None, given: list[tuple[str, object]]) -> TestbedConfig:
     """The configuration; what `run` needs to know of the device and the testbed does not is filled in."""
-    tree = {} if path is None else read_yaml(path)
+    tree = {} if path is None else read_mapping(path, CONFIGURATION)
     below = tree.get("deployment")
     if not (isinstance(below, dict) and "device" in below):
         given = [*given, ("deployment.device", HERE)]

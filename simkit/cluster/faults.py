@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import simpy
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from simkit.cluster.alarm import Alarm
@@ -16,6 +15,7 @@ from simkit.cluster.roster import Life, State
 from simkit.cluster.startup import Startup
 from simkit.errors import InputError
 from simkit.invalid import first_error
+from simkit.yaml_file import read_yaml
 
 MAX_FILE_BYTES = 1 << 24
 
@@ -89,14 +89,7 @@ class Faults(BaseModel):
 
 def read_faults(path: Path) -> tuple[Fault, ...]:
     """The faults of a YAML file; InputError, naming the entry, if it is none."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{path}: more than 16 MiB; a schedule of faults is a short list")
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {(error.strerror or 'cannot be read').lower()}; check the path") from None
-    except (UnicodeDecodeError, yaml.YAMLError):
-        raise InputError(f"{path}: is not YAML; write a list of faults: - {{at_s: 10, kind: crash}}") from None
+    found = read_yaml(path, "write a list of faults: - {at_s: 10, kind: crash}", MAX_FILE_BYTES)
     if not isinstance(found, list):
         raise InputError(f"{path}: holds no list; write - {{at_s: 10, kind: crash, replica: 0}}, one entry a fault")
     faults = []

@@ -16,6 +16,7 @@ from typing import cast
 
 import numba
 
+from simkit.bounded_file import read_bounded
 from simkit.compiled import inlined
 from simkit.engine.state import Replica
 from simkit.errors import InputError, suggestion
@@ -73,14 +74,9 @@ def entry_point_names() -> list[str]:
 
 def _read(path: Path, function: str, package: str) -> PolicyFile:
     """A file's text; InputError if there is none, it is too long or not UTF-8."""
+    data = read_bounded(path, LARGEST_BYTES, "give the path of a discipline, a small .py file")
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_BYTES + 1)
-        if len(data) > LARGEST_BYTES:
-            raise InputError(f"{path}: over {LARGEST_BYTES} bytes; a discipline is a small Python file")
         text = data.decode()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the discipline ({error.strerror}); give a .py file's path") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8 text; give the path of a .py file") from None
     return PolicyFile(path, function, package, text)

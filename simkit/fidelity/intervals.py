@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from simkit.errors import InputError
 from simkit.fidelity.figures import COMPARED, Figures
-from simkit.models.yaml_file import read_mapping
+from simkit.yaml_file import read_mapping
 
 F64 = NDArray[np.float64]
 RESIDUALS_FILE = Path(__file__).parent / "residuals.yaml"

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from simkit.bounded_file import read_bounded
 from simkit.errors import InputError
 from simkit.invalid import first_error
 
@@ -125,13 +126,7 @@ def read_measured_runs(path: Path) -> list[MeasuredRun]:
 
 
 def _json(path: Path) -> object:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(LARGEST_FILE_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}; name a file of measured runs") from None
-    if len(raw) > LARGEST_FILE_BYTES:
-        raise InputError(f"{path}: is larger than {LARGEST_FILE_BYTES >> 20} MiB; split it")
+    raw = read_bounded(path, LARGEST_FILE_BYTES, "name a file of measured runs")
     try:
         tree: object = json.loads(raw)
     except (ValueError, RecursionError):

@@ -12,7 +12,7 @@ from simkit.errors import InputError, suggestion
 from simkit.models.architecture import Architecture
 from simkit.models.config_fields import ConfigFields
 from simkit.models.huggingface import architecture_from_config, read_config
-from simkit.models.yaml_file import read_mapping
+from simkit.yaml_file import read_mapping
 
 CATALOG = Path(__file__).parent / "facts"
 DEVICES_FILE = CATALOG / "devices.yaml"

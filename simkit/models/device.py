@@ -13,7 +13,7 @@ from simkit.errors import InputError, suggestion
 from simkit.invalid import first_error
 from simkit.models.catalog import DEVICES_FILE
 from simkit.models.precision import Precision
-from simkit.models.yaml_file import read_mapping
+from simkit.yaml_file import read_mapping
 
 LinkKind = Literal["nvlink", "pcie", "infinity-fabric"]
 

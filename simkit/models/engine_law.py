@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from simkit.errors import InputError
 from simkit.invalid import first_error
-from simkit.models.yaml_file import read_mapping
+from simkit.yaml_file import read_mapping
 
 ENGINE_FILE = Path(__file__).parent / "laws" / "engine.yaml"
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from simkit.bounded_file import read_bounded
 from simkit.errors import InputError, suggestion
 from simkit.models.architecture import Architecture
 from simkit.models.config_fields import ConfigFields
@@ -64,14 +65,7 @@ def read_config(path: Path) -> Architecture:
     """
     if path.is_dir():
         path = path / "config.json"
-    try:
-        with path.open("rb") as file:
-            raw = file.read(LARGEST_CONFIG_BYTES + 1)
-    except OSError as error:
-        problem = f"cannot be read: {error.strerror or error}; give a config.json or its folder"
-        raise InputError(f"{path}: {problem}") from error
-    if len(raw) > LARGEST_CONFIG_BYTES:
-        raise InputError(f"{path}: is larger than {LARGEST_CONFIG_BYTES >> 20} MiB, so it is not a config.json")
+    raw = read_bounded(path, LARGEST_CONFIG_BYTES, "give a config.json or its folder")
     try:
         config = json.loads(raw.decode("utf-8-sig"))
     except json.JSONDecodeError as error:

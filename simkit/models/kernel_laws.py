@@ -16,7 +16,7 @@ from simkit.errors import InputError
 from simkit.invalid import first_error
 from simkit.models.device import Device, LinkKind
 from simkit.models.operators import F64
-from simkit.models.yaml_file import read_mapping
+from simkit.yaml_file import read_mapping
 
 KERNELS_FILE = Path(__file__).parent / "laws" / "kernels.yaml"
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from simkit.yaml_file import read_yaml
 from simkit.errors import InputError
 from simkit.invalid import first_error
 from simkit.workloads.arrivals import ARRIVALS, MAX_REQUESTS, ArrivalSpec, arrivals_until_us, arrivals_us
@@ -109,7 +109,7 @@ def generate(spec: GeneratorSpec, seed: int = 0) -> Workload:
 def load_spec(path: Path | str) -> GeneratorSpec:
     """The spec that a YAML file holds; a trace it names by a relative path is looked for beside it."""
     path = Path(path)
-    found = read_yaml(path)
+    found = read_yaml(path, "a generator's spec is expected", MAX_SPEC_BYTES)
     try:
         spec = GeneratorSpec.model_validate(found)
     except ValidationError as error:
@@ -118,21 +118,3 @@ def load_spec(path: Path | str) -> GeneratorSpec:
         beside = spec.lengths.model_copy(update={"path": path.parent / spec.lengths.path})
         return spec.model_copy(update={"lengths": beside})
     return spec
-
-
-def read_yaml(path: Path) -> object:
-    """What a YAML file holds, by the safe loader; raises InputError."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_SPEC_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if len(text) > MAX_SPEC_BYTES:
-        raise InputError(f"{path}: is larger than {MAX_SPEC_BYTES >> 20} MiB; is this a generator's spec?")
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        what = getattr(error, "problem", None) or "is nested too deeply or not text"
-        raise InputError(f"{path}{line}: is not YAML: {what}") from None

@@ -44,7 +44,7 @@ def test_a_policy_that_breaks_one_is_told_the_rule_and_the_step(simkit, tmp_path
 def test_what_is_no_policy_is_one_line_and_exit_2(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "wrong.py").write_text("def schedule(r):\n    pass\n")
     for name, said in {
-        tmp_path / "absent.py": "cannot read the discipline",
+        tmp_path / "absent.py": "cannot be read",
         tmp_path / "wrong.py": "wrong.py:1: schedule(r) is called with the replica and the batch's row",
         "nonsense": "--policy nonsense: no path of a .py file and no entry point",
     }.items():

@@ -162,5 +162,5 @@ def test_a_schedule_file_is_read_or_refused(single_server: ReplicaSpec, tmp_path
         with pytest.raises(InputError, match=said):
             serve_cluster(jobs([0], [10]), cluster, lambda _: single_server, 0)
     gone = Cluster.model_validate({"faults": {"file": str(tmp_path / "none.yaml")}})
-    with pytest.raises(InputError, match="check the path"):
+    with pytest.raises(InputError, match="cannot be read"):
         serve_cluster(jobs([0], [10]), gone, lambda _: single_server, 0)

@@ -158,10 +158,10 @@ def test_a_path_that_is_no_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "latin.py").write_bytes(b"# \xe9\n")
     (tmp_path / "huge.py").write_bytes(b"#" * (1 << 20) + b"\n")
     for name, message in {
-        "absent.py": "cannot read the discipline",
-        "folder.py": "cannot read the discipline",
+        "absent.py": "cannot be read",
+        "folder.py": "cannot be read",
         "latin.py": "is not UTF-8",
-        "huge.py": "over 1048576 bytes",
+        "huge.py": "is larger than 1 MiB",
     }.items():
         with pytest.raises(InputError, match=message) as caught:
             engine(str(tmp_path / name))
