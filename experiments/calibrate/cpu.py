@@ -31,7 +31,8 @@ from simkit.cli.calibrate_measure import parse_seconds, replayed_steps
 from simkit.engine.settings import EngineSettings
 from simkit.models.catalog import load_model
 from simkit.testbed.bench import set_up
-from simkit.testbed.serving import MeasuredRun, MeasuredStep, serve_measured
+from simkit.testbed.measured import MeasuredRun, MeasuredStep
+from simkit.testbed.serving import serve_measured
 from simkit.testbed.settings import TestbedSettings
 from simkit.testbed.wall_clock import ProcessorClock
 from simkit.workloads.workload import Workload

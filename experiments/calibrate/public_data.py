@@ -1,6 +1,6 @@
 """How wrong fitted step times are on public measurements, held out by region: the tables of docs/calibrate_errors.md.
 
-    python experiments/calibrate/public_data.py            # prints the tables, under a minute on one core
+    python experiments/calibrate/public_data.py            # prints the tables, about a minute on one core
     python experiments/calibrate/public_data.py --write    # and puts them into docs/calibrate_errors.md
 
 AIConfigurator's tables come with `pip install 'simkit-serving[aic]'`. Vidur's are read from --vidur, a folder with
@@ -24,7 +24,8 @@ from simkit.calibrate.vidur_import import import_vidur
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "calibrate_errors.md"
 BEGIN, END = "<!-- public data -->", "<!-- end of public data -->"
-TABLES = ("gemm", "attention_decode", "attention_prefill", "moe", "collective", "elementwise")
+ATTENTION = ("attention_decode", "attention_prefill", "mla_decode", "mla_prefill")
+TABLES = ("gemm", *ATTENTION, "moe", "collective", "elementwise")
 DTYPES = ("bf16", "fp8", "fp8_block", "int4", "mxfp4")
 HEAD = "| source | operator | held out | part | points | MAPE (90 % interval) | p50 | p90 | p95 | worst | bias |"
 
@@ -44,7 +45,7 @@ def line(source: str, error: OperatorError) -> str:
     """One line of the table."""
     interval = f"{100 * error.mape:.2f} % ({100 * error.low:.2f} to {100 * error.high:.2f})"
     sizes = " | ".join(f"{100 * value:.1f} %" for value in (error.p50, error.p90, error.p95, error.worst))
-    operator = error.table.replace("attention_", "attention, ").replace("_", " ")
+    operator = error.table.replace("attention_", "attention, ").replace("mla_", "MLA, ").replace("_", " ")
     return (
         f"| {source} | {operator} | {error.region} | {error.part} | {error.rows:,} | {interval} | {sizes} "
         f"| {100 * error.bias:+.1f} % |"
@@ -52,15 +53,14 @@ def line(source: str, error: OperatorError) -> str:
 
 
 def targets(source: str, found: list[Predicted]) -> list[str]:
-    """The three figures that were promised, all regions of interpolation together and without `fp8_block`."""
+    """What was asked of GEMMs and attention, all regions of interpolation together, all dtypes."""
     lines = []
-    for table in ("gemm", "attention_decode", "attention_prefill"):
+    for table in ("gemm", *ATTENTION):
         sizes = []
         for one in found:
             if one.table == table and one.region not in ("token blocks", "any past"):
                 off = np.abs(one.times.ns / one.rows["median_ns"].to_numpy(np.float64) - 1.0)
-                keep = one.rows["dtype"] != "fp8_block" if table == "gemm" else np.ones(len(off), np.bool_)
-                sizes.append(off[np.asarray(keep)])
+                sizes.append(off)
         if sizes:
             lines.append(f"| {source} | {table} | {100 * float(np.concatenate(sizes).mean()):.2f} % |")
     return lines

@@ -23,6 +23,7 @@ from simkit.calibrate.aic_source import (
     versions_of,
 )
 from simkit.calibrate.operator_profile import DeviceSeen, Header, KernelSource, OperatorProfile, Origin
+from simkit.calibrate.operator_sizes import LatentShape
 from simkit.calibrate.profile_tables import TIMING, columns
 from simkit.errors import InputError
 
@@ -34,6 +35,9 @@ ABSENT: dict[str, int | str] = {"window_size": 0, "device": ""}  # in files befo
 DTYPES |= {"fp8_static": "fp8", "int8_wo": "int8", "int4_wo": "int4", "w4a16_mxfp4": "mxfp4", "nvfp4": "nvfp4"}
 
 
+OWN = "own"  # the engine asked for
+
+
 class _Their(NamedTuple):
     """One of their tables and how it reads."""
 
@@ -42,7 +46,7 @@ class _Their(NamedTuple):
     file: str
     convert: "Callable[[pd.DataFrame], pd.DataFrame]"
     columns: tuple[str, ...]
-    nccl: bool = False
+    sources: tuple[str, ...] = (OWN,)  # whose will do, best first
 
 
 def import_aic(system: str, backend: str, version: str | None = None) -> OperatorProfile:
@@ -62,8 +66,7 @@ def import_aic(system: str, backend: str, version: str | None = None) -> Operato
     versions: dict[str, str] = {}
     seen = ""
     for their in _THEIR:
-        source = "nccl" if their.nccl else backend
-        origin = find_table(system, their.family, source, their.file, None if their.nccl else version)
+        source, origin = _origin(their, system, backend, version)
         if origin is None:
             continue
         raw = read_parquet(origin.path, (*their.columns, "kernel_source", "device", "latency"), ABSENT)
@@ -72,13 +75,26 @@ def import_aic(system: str, backend: str, version: str | None = None) -> Operato
         if len(frame):
             _merge(tables, their.table, frame)
             files.append(_place(origin))
-            versions["nccl" if their.nccl else backend] = origin.version
+            versions[source] = origin.version
     if not tables:
         raise InputError(f"--version {version}: {backend} {version} on {system} has no table that is known here")
-    return OperatorProfile(_header(system, backend, versions, seen, files), tables)
+    notes = _notes(backend, versions, tables)
+    return OperatorProfile(_header(system, backend, versions, seen, files, notes), tables)
 
 
-def _header(system: str, backend: str, versions: dict[str, str], seen: str, files: list[str]) -> Header:
+def _origin(their: _Their, system: str, backend: str, version: str | None) -> tuple[str, TableOrigin | None]:
+    """Whose table it is, and where it lies; None if nobody has one."""
+    for name in their.sources:
+        source = backend if name == OWN else name
+        found = find_table(system, their.family, source, their.file, version if source == backend else None)
+        if found is not None:
+            return source, found
+    return backend, None
+
+
+def _header(
+    system: str, backend: str, versions: dict[str, str], seen: str, files: list[str], notes: tuple[str, ...]
+) -> Header:
     engine = f"{backend} {versions.get(backend, '')}".strip()
     return Header(
         name=f"aiconfigurator {system} {engine}",
@@ -96,11 +112,23 @@ def _header(system: str, backend: str, versions: dict[str, str], seen: str, file
             licence="Apache-2.0",
             files=tuple(files),
         ),
-        notes=(
-            "small KV caches were timed from the L2 cache: below its size real decode attention is slower",
-            "prefill attention was timed without a past; ragged decode batches were not timed",
-        ),
+        notes=notes,
     )
+
+
+def _notes(backend: str, versions: dict[str, str], tables: "dict[str, pd.DataFrame]") -> tuple[str, ...]:
+    """What whoever uses the tables should know of how they were timed."""
+    notes = [
+        "small KV caches were timed from the L2 cache: below its size real decode attention is slower",
+        "prefill attention was timed without a past; ragged decode batches were not timed",
+    ]
+    if "gemm" in tables and (tables["gemm"]["dtype"] == "fp8_block").any():
+        launches = "with their launches: 55 us or more whatever the size, which a CUDA graph saves"
+        notes.append(f"fp8_block GEMMs were timed {launches}")
+    others = [f"{name} {version}" for name, version in sorted(versions.items()) if name not in (backend, "nccl")]
+    if others:
+        notes.append(f"latent attention (MLA): kernels of {' and '.join(others)}")
+    return tuple(notes)
 
 
 def _place(origin: TableOrigin) -> str:
@@ -160,6 +188,26 @@ def _prefill(raw: "pd.DataFrame") -> "pd.DataFrame":
     return frame[frame["chunk"] > 1]
 
 
+def _latent(raw: "pd.DataFrame") -> "pd.DataFrame":
+    """DeepSeek-V3's widths; they name the heads of one GPU."""
+    kv = raw["kv_cache_dtype"].map({"bfloat16": "bf16", "float16": "bf16", "fp8": "fp8"})
+    frame = _common(raw).assign(kv_dtype=kv, heads=raw["num_heads"], batch=raw["batch_size"])
+    return frame[frame["mla_dtype"].isin(("bfloat16", "float16"))].dropna(subset=["kv_dtype"])
+
+
+def _latent_decode(raw: "pd.DataFrame") -> "pd.DataFrame":
+    """`step` tokens lie in the cache, as for other attention."""
+    length = raw["step"] + raw["isl"]
+    sizes = {"context_tokens": length * raw["batch_size"], "longest_tokens": length}
+    return _latent(raw.assign(kv_rank=_WIDTHS.kv_rank, rope_dim=_WIDTHS.rope_dim, **sizes))
+
+
+def _latent_prefill(raw: "pd.DataFrame") -> "pd.DataFrame":
+    sizes = {"query_dim": _WIDTHS.query_dim, "value_dim": _WIDTHS.value_dim}
+    frame = _latent(raw.assign(chunk=raw["isl"], past=raw["step"], **sizes))
+    return frame[frame["chunk"] > 1]
+
+
 def _moe(raw: "pd.DataFrame") -> "pd.DataFrame":
     frame = _common(raw).assign(
         dtype=raw["moe_dtype"].map(DTYPES),
@@ -192,19 +240,24 @@ def _nccl(raw: "pd.DataFrame") -> "pd.DataFrame":
     return frame[raw["nccl_dtype"] == "half"].dropna(subset=["kind"])
 
 
+_WIDTHS = LatentShape(1)
 _SIZES = ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim", "window_size", "step")
 _ATTENTION = (*_SIZES, "attn_dtype", "kv_cache_dtype")
+_LATENT = ("batch_size", "isl", "num_heads", "step", "mla_dtype", "kv_cache_dtype")
 _MOE = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
 _THEIR = (
     _Their("gemm", "gemm", "gemm_perf", _gemm, ("gemm_dtype", "m", "n", "k")),
     _Their("attention_prefill", "attention", "context_attention_perf", _prefill, _ATTENTION),
     _Their("attention_decode", "attention", "generation_attention_perf", _decode, _ATTENTION),
+    # sglang timed prefills against the latents, three times the work: vLLM and TensorRT-LLM spell keys and values out
+    _Their("mla_prefill", "mla", "context_mla_perf", _latent_prefill, _LATENT, ("trtllm",)),
+    _Their("mla_decode", "mla", "generation_mla_perf", _latent_decode, _LATENT, (OWN, "sglang", "trtllm")),
     _Their("moe", "moe", "moe_perf", _moe, (*_MOE, "moe_dtype", "distribution")),
     _Their(
         "collective", "comm", "custom_allreduce_perf", _custom_all_reduce,
         ("allreduce_dtype", "num_gpus", "message_size"),
     ),
     _Their(
-        "collective", "comm", "nccl_perf", _nccl, ("op_name", "nccl_dtype", "num_gpus", "message_size"), nccl=True
+        "collective", "comm", "nccl_perf", _nccl, ("op_name", "nccl_dtype", "num_gpus", "message_size"), ("nccl",)
     ),
 )  # fmt: skip

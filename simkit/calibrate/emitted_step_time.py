@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.calibrate.emitted_launches import as_launched
-from simkit.calibrate.emitted_points import Step
-from simkit.calibrate.nonnegative import nonnegative_least_squares
+from simkit.calibrate.emitted_points import EmittedShare, Step
+from simkit.calibrate.host_model import fit_prepare
 from simkit.calibrate.operator_model import OperatorModel
 from simkit.calibrate.operator_sizes import DTYPE_BYTES, AttentionShape
 from simkit.calibrate.provenance import Times
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 
 
 class StepPart(NamedTuple):
@@ -82,11 +83,25 @@ class StepComposer(NamedTuple):
             if not isinstance(form, GroupedAttention):
                 raise KeyError("latent attention is not composed here")
             shape = AttentionShape(form.heads, form.kv_heads, form.head_dim, form.window_tokens or 0, self.dtype)
-            if len(contexts):
-                yield _part("attention_decode", self.model.ragged_decode_ns(contexts, shape), count)
-            for share in chunks:
-                chunk, past = np.array([float(share.new)]), np.array([float(share.before)])
-                yield _part("attention_prefill", self.model.prefill_attention_ns(chunk, past, shape), count)
+            yield from self._heads(shape, contexts, chunks, count)
+
+    def _heads(
+        self, shape: AttentionShape, contexts: I64, chunks: list[EmittedShare], count: int
+    ) -> Iterator[StepPart]:
+        """Decodes and chunks of one kind of layer, and what it saves or costs that both are in one launch."""
+        decode = self.model.ragged_decode_ns(contexts, shape) if len(contexts) else None
+        prefill = None
+        if chunks:
+            news, befores = (np.array([float(getattr(share, name)) for share in chunks]) for name in ("new", "before"))
+            each = self.model.prefill_attention_ns(news, befores, shape)
+            prefill = None if each is None else Times(each.ns.sum(), each.tag.max())
+        if len(contexts):
+            yield _part("attention_decode", decode, count)
+        if chunks:
+            yield _part("attention_prefill", prefill, count)
+        if decode is not None and prefill is not None and self.model.mixed is not None:
+            both = self.model.mixed.together(decode, prefill)
+            yield _part("attention_mixed", both._replace(ns=both.ns - decode.ns - prefill.ns), count)
 
     def _sampling(self, rows: float) -> Iterator[StepPart]:
         for op in sampling_operators(self.arch, Layout(), np.array([rows])):
@@ -104,13 +119,12 @@ def _part(name: str, times: Times | None, launches: int) -> StepPart:
 
 def prepare_line(host: "pd.DataFrame") -> Callable[[int, int], float] | None:
     """What a profile's `host` table says of preparing (requests, tokens): step + request + token; None if nothing."""
-    rows = host[(host["part"] == "prepare") & (host["use"] == "fit")]
-    if len(rows) < 3:
-        return None
-    requests, tokens, ns = (rows[name].to_numpy(np.float64) for name in ("requests", "tokens", "median_ns"))
-    columns = np.stack([np.ones(len(ns)), requests, tokens], axis=1) / ns[:, None]
-    step, request, token = nonnegative_least_squares(columns, np.ones(len(ns)))
-    return lambda r, t: float(step + request * r + token * t)
+    found = fit_prepare(host[host["use"] == "fit"])
+    return (
+        None
+        if found is None
+        else lambda requests, tokens: found.step_ns + found.request_ns * requests + found.token_ns * tokens
+    )
 
 
 class ComposedError(NamedTuple):

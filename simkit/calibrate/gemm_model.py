@@ -4,7 +4,8 @@ Per dtype the log ratio of time to the table's own roofline (`ceilings.py`) is a
 
 - a hole in it is the weighted mean of two guesses whose errors have little in common: interpolation along its own row,
   put right by what this misses in the nearest rows; and the plane through the nearest rows at this size;
-- a shape that was not timed is a local plane over log n and log k through the nearest shapes' rows;
+- a shape that was not timed is a local plane over log n and log k through the nearest shapes' rows, of those that the
+  same kernel can compute;
 - between two token counts the time is the next one's (a stair) or on the line between them, whichever predicts left-out
   sizes better, for gaps of at most a tile (128 tokens) and for wider ones apart;
 - beyond the last size the ratio of the last one stays.
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.calibrate.ceilings import Ceilings, ceilings
+from simkit.calibrate.disturbed import undisturbed
 from simkit.calibrate.local_regression import local_linear
 from simkit.calibrate.operator_sizes import DTYPE_BYTES
 from simkit.calibrate.provenance import Tag, Times
@@ -34,6 +36,9 @@ NEIGHBOURS = 12
 # out 1.5 is better by 0.1 points on both devices
 N_OCTAVE = 1.5
 TILE = 128  # tokens
+# vLLM computes products with scales of 128 x 128 blocks by another kernel where n is not whole in 64 or k in 128
+# (should_use_deepgemm_for_fp8_linear); such shapes are so many octaves from the others
+BLOCK_N, BLOCK_K, APART = 64, 128, 2.0
 TRIED_SHAPES = 60  # left out to weigh planes against rows
 MOST_OFF = 0.3  # a larger log error counts as this
 
@@ -48,7 +53,7 @@ class _Gemm:
     """The table of one dtype."""
 
     top: Ceilings
-    shapes: F64  # [s, 2] where each shape stands among others
+    shapes: F64  # [s, 3] where each shape stands among others
     tokens: F64  # [t] measured sizes, rising
     ratio: F64  # [s, t] log of time / roofline, holes filled
     measured: Flags  # [s, t]
@@ -66,7 +71,7 @@ class GemmModel:
         table = self.by_dtype[dtype]
         asked = np.asarray(tokens, np.float64)
         flat = np.maximum(asked.ravel(), 1.0)
-        row, measured, inside = _row(table, n, k)
+        row, measured, inside = _row(table, n, k, dtype)
         log_ns = row + np.log(_line(table, table.tokens, n, k, dtype))
         ns, exact, within = _over_tokens(table, log_ns, flat, n, k, dtype)
         tag = np.where(within & inside, Tag.INTERPOLATED, Tag.EXTRAPOLATED)
@@ -94,14 +99,15 @@ def _fit(part: "pd.DataFrame", dtype: str) -> _Gemm:
     work = gemm_work(tokens[None, :], n[:, None], k[:, None], dtype)
     known = np.isfinite(ns)
     top = ceilings(np.broadcast_to(work[0], ns.shape)[known], np.broadcast_to(work[1], ns.shape)[known], ns[known])
-    ratio = np.log(ns) - np.log(top.line_ns(*work))
-    shapes = _places(n, k)
-    return _Gemm(top, shapes, tokens, _filled(shapes, tokens, ratio), known, _stairs(tokens, ns))
+    ratio, disturbed = undisturbed(np.log(ns) - np.log(top.line_ns(*work)))
+    shapes = _places(n, k, dtype)
+    return _Gemm(top, shapes, tokens, _filled(shapes, tokens, ratio), known & ~disturbed, _stairs(tokens, ns))
 
 
-def _places(n: F64, k: F64) -> F64:
-    """[s, 2]: two shapes are as alike as their places are near."""
-    return np.stack([N_OCTAVE * np.log2(n), np.log2(k)], axis=1)
+def _places(n: F64, k: F64, dtype: str) -> F64:
+    """[s, 3]: two shapes are as alike as their places are near."""
+    broken = (n % BLOCK_N != 0) | (k % BLOCK_K != 0) if dtype == "fp8_block" else np.zeros(n.shape)
+    return np.stack([N_OCTAVE * np.log2(n), np.log2(k), APART * broken], axis=1)
 
 
 def _filled(shapes: F64, tokens: F64, ratio: F64) -> F64:
@@ -182,9 +188,9 @@ def _line(table: _Gemm, tokens: F64, n: int, k: int, dtype: str) -> F64:
     return table.top.line_ns(*gemm_work(tokens, np.array(float(n)), np.array(float(k)), dtype))
 
 
-def _row(table: _Gemm, n: int, k: int) -> tuple[F64, Flags, bool]:
+def _row(table: _Gemm, n: int, k: int, dtype: str) -> tuple[F64, Flags, bool]:
     """The log ratios of a shape at the measured tokens, which of them are its own, and whether it lies among others."""
-    asked = _places(np.array([float(n)]), np.array([float(k)]))
+    asked = _places(np.array([float(n)]), np.array([float(k)]), dtype)
     same = np.flatnonzero((np.abs(table.shapes - asked) < 1e-9).all(axis=1))
     if len(same):
         return table.ratio[same[0]], table.measured[same[0]], True

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 
+TALL = 4  # rows a column from which the problem is made smaller first
 TOLERANCE = 1e-10  # of the scaled problem: a gradient this small is none
 
 
@@ -20,6 +21,10 @@ def nonnegative_least_squares(features: F64, target: F64) -> F64:
     size = float(np.linalg.norm(target)) or 1.0
     wanted = target / size
     columns = features.shape[1]
+    if len(scaled) > TALL * columns:
+        # the triangle of a QR factorisation has the same products, so the same solution, in as many rows as columns
+        triangle: F64 = np.asarray(np.linalg.qr(np.column_stack([scaled, wanted]), mode="r"))
+        scaled, wanted = triangle[:, :-1], triangle[:, -1]
     free = np.zeros(columns, dtype=np.bool_)
     solution = np.zeros(columns)
     for _ in range(30 * columns):

@@ -1,11 +1,13 @@
-"""The attention of a step, all layers, timed from a profile; latent attention (MLA) by a law."""
+"""The attention of a step, all layers, timed from a profile; latent attention with a sparse indexer by a law."""
 
-from simkit.calibrate.operator_sizes import F64, AttentionShape
+from simkit.calibrate.operator_sizes import F64, AttentionShape, LatentShape
 from simkit.calibrate.profiled_step import KV_DTYPE, ProfiledStep, or_nothing
 from simkit.calibrate.provenance import Times
 from simkit.models.architecture import GroupedAttention, LatentAttention
 from simkit.models.attention_operators import decode_attention, prefill_attention
 from simkit.models.layout import kv_heads_per_gpu
+
+Attention = GroupedAttention | LatentAttention
 
 
 def decode_parts(step: ProfiledStep, batch: F64, contexts: F64, windowed: bool) -> list[Times]:
@@ -21,28 +23,37 @@ def decode_parts(step: ProfiledStep, batch: F64, contexts: F64, windowed: bool) 
     kinds = [kind for kind in _layers(step) if (kind[0].window_tokens is not None) == windowed]
     parts = []
     for (attention, count), operator in zip(kinds, operators, strict=True):
-        found = None
-        if isinstance(attention, GroupedAttention):
-            found = step.model.decode_attention_ns(batch, contexts, _shape(step, attention))
+        found = _decode(step, attention, batch, contexts)
         parts.append(step.by_law(operator) if found is None else or_nothing(found.times(count), batch * contexts))
     return parts
 
 
+def _decode(step: ProfiledStep, attention: Attention, batch: F64, contexts: F64) -> Times | None:
+    if isinstance(attention, GroupedAttention):
+        return step.model.decode_attention_ns(batch, contexts, _shape(step, attention))
+    # a sparse indexer attends to few of the tokens, by other kernels
+    return None if attention.indexer else step.model.latent_decode_ns(batch, contexts, _latent(step, attention))
+
+
 def prefill_parts(step: ProfiledStep, chunk: F64, past: F64) -> list[Times]:
     """Attention of a prefill chunk after `past` tokens (f64[..] each), all layers."""
-    if step.model.prefill is None or not all(isinstance(kind[0], GroupedAttention) for kind in _layers(step)):
-        operators = prefill_attention(step.arch, step.layout, chunk, past, step.kv, step.law.prefill_extra_keys)
-        return [step.by_law(operator) for operator in operators]
-    parts = []
-    for attention, count in _layers(step):
-        assert isinstance(attention, GroupedAttention)
-        found = step.model.prefill_attention_ns(chunk, past, _shape(step, attention))
-        assert found is not None
-        parts.append(or_nothing(found.times(count), chunk))
+    operators = prefill_attention(step.arch, step.layout, chunk, past, step.kv, step.law.prefill_extra_keys)
+    # what a chunk does beside its attention (latents of its past spelt out) is not in the times of a profile
+    parts = [step.by_law(operator) for operator in operators if operator.family != "attention_prefill"]
+    attentions = [operator for operator in operators if operator.family == "attention_prefill"]
+    for (attention, count), operator in zip(_layers(step), attentions, strict=True):
+        found = _prefill(step, attention, chunk, past)
+        parts.append(step.by_law(operator) if found is None else or_nothing(found.times(count), chunk))
     return parts
 
 
-def _layers(step: ProfiledStep) -> list[tuple[GroupedAttention | LatentAttention, int]]:
+def _prefill(step: ProfiledStep, attention: Attention, chunk: F64, past: F64) -> Times | None:
+    if isinstance(attention, GroupedAttention):
+        return step.model.prefill_attention_ns(chunk, past, _shape(step, attention))
+    return None if attention.indexer else step.model.latent_prefill_ns(chunk, past, _latent(step, attention))
+
+
+def _layers(step: ProfiledStep) -> list[tuple[Attention, int]]:
     """Each kind of attention and its layers, in the order of the operators'."""
     return [(layer.attention, count) for layer, count in step.arch.kinds.items()]
 
@@ -53,5 +64,16 @@ def _shape(step: ProfiledStep, attention: GroupedAttention) -> AttentionShape:
         kv_heads=kv_heads_per_gpu(attention, step.layout.tensor),
         head_dim=attention.head_dim,
         window=attention.window_tokens or 0,
+        kv_dtype=KV_DTYPE.get(step.kv, "bf16"),
+    )
+
+
+def _latent(step: ProfiledStep, attention: LatentAttention) -> LatentShape:
+    return LatentShape(
+        heads=attention.heads // step.layout.tensor,
+        kv_rank=attention.kv_rank,
+        rope_dim=attention.rope_dim,
+        query_dim=attention.query_dim,
+        value_dim=attention.value_dim,
         kv_dtype=KV_DTYPE.get(step.kv, "bf16"),
     )

@@ -8,17 +8,20 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from simkit.calibrate.attention_kind import attention_shape
+from simkit.calibrate.chip import Chip, chip_of
 from simkit.calibrate.collective_model import fit_collectives
+from simkit.calibrate.copy_model import fit_copies
 from simkit.calibrate.decode_model import fit_decode
 from simkit.calibrate.elementwise_model import fit_elementwise, fit_sampling
 from simkit.calibrate.gemm_model import fit_gemm
 from simkit.calibrate.host_model import fit_host
+from simkit.calibrate.latent_attention import as_decode, as_prefill
+from simkit.calibrate.mixed_model import alone_of, fit_mixed
 from simkit.calibrate.moe_model import SIZES, fit_moe, moe_shape
-from simkit.calibrate.operator_model import multiprocessors
 from simkit.calibrate.operator_profile import OperatorProfile
 from simkit.calibrate.operator_sizes import context_array
 from simkit.calibrate.prefill_model import fit_prefill
-from simkit.calibrate.provenance import Times
+from simkit.calibrate.provenance import Tag, Times
 from simkit.calibrate.regions import regions
 
 if TYPE_CHECKING:
@@ -30,6 +33,13 @@ I64 = NDArray[np.int64]
 BOOTSTRAPS = 500
 FEWEST_GROUPS = 5  # shapes to draw from; of fewer, their sizes are drawn
 SEED = 20260
+
+
+class Given(NamedTuple):
+    """What a prediction may look at beside the rows of its own table."""
+
+    chip: Chip
+    tables: "dict[str, pd.DataFrame]"
 
 
 class Predicted(NamedTuple):
@@ -69,10 +79,10 @@ def held_out_predictions(profile: OperatorProfile) -> Iterator[Predicted]:
 
     A table that has rows kept as held-out is judged on these; any other one region after the other (`regions.py`).
     """
-    sms = multiprocessors(profile.header)
+    given = Given(chip_of(profile.header), profile.tables)
     for name, frame in profile.tables.items():
         predict = _PREDICT.get(name)
-        if predict is None:
+        if predict is None or not _NEEDS.get(name, set()) <= set(profile.tables):
             continue
         kept = (frame["use"] == "held_out").to_numpy()
         if kept.any():
@@ -83,7 +93,7 @@ def held_out_predictions(profile: OperatorProfile) -> Iterator[Predicted]:
             found = [(region.name, region.rule, region.held) for region in regions(name, frame)]
         for region, rule, held in found:
             rows = frame[held].reset_index(drop=True)
-            times = predict(frame[~held], rows, sms)
+            times = predict(frame[~held], rows, given)
             alike = _GROUP[name]
             if rows.groupby(alike).ngroups < FEWEST_GROUPS:
                 alike = [*alike, _FINER[name]]
@@ -158,7 +168,7 @@ def _each(rows: "pd.DataFrame", columns: list[str], ns: "Callable[[pd.DataFrame]
     return Times(out, tag)
 
 
-def _gemm(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+def _gemm(fit: "pd.DataFrame", rows: "pd.DataFrame", given: Given) -> Times:
     model = fit_gemm(fit)
 
     def ns(part: "pd.DataFrame") -> Times:
@@ -168,8 +178,8 @@ def _gemm(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
     return _each(rows, ["dtype", "n", "k"], ns)
 
 
-def _decode(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
-    model = fit_decode(fit, sms)
+def _decode(fit: "pd.DataFrame", rows: "pd.DataFrame", given: Given) -> Times:
+    model = fit_decode(fit, given.chip)
 
     def ns(part: "pd.DataFrame") -> Times:
         shape = attention_shape(part.iloc[0])
@@ -183,7 +193,7 @@ def _decode(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
     return _each(rows, _ATTENTION, ns)
 
 
-def _prefill(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+def _prefill(fit: "pd.DataFrame", rows: "pd.DataFrame", given: Given) -> Times:
     model = fit_prefill(fit)
 
     def ns(part: "pd.DataFrame") -> Times:
@@ -193,7 +203,15 @@ def _prefill(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
     return _each(rows, [*_ATTENTION, "batch"], ns)
 
 
-def _moe(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+def _mixed(fit: "pd.DataFrame", rows: "pd.DataFrame", given: Given) -> Times:
+    alone = {name: frame[frame["use"] == "fit"] for name, frame in given.tables.items()}
+    decode = fit_decode(alone["attention_decode"], given.chip).ns
+    prefill = fit_prefill(alone["attention_prefill"]).ns
+    model = fit_mixed(fit, decode, prefill)
+    return _each(rows, _ATTENTION, lambda part: model.together(*alone_of(part, decode, prefill)))
+
+
+def _moe(fit: "pd.DataFrame", rows: "pd.DataFrame", given: Given) -> Times:
     model = fit_moe(fit)
 
     def ns(part: "pd.DataFrame") -> Times:
@@ -204,7 +222,7 @@ def _moe(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
     return _each(rows, ["dtype", "routing", *SIZES], ns)
 
 
-def _collective(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+def _collective(fit: "pd.DataFrame", rows: "pd.DataFrame", given: Given) -> Times:
     model = fit_collectives(fit)
 
     def ns(part: "pd.DataFrame") -> Times:
@@ -213,18 +231,31 @@ def _collective(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
     return _each(rows, ["kind", "gpus"], ns)
 
 
-def _elementwise(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+def _elementwise(fit: "pd.DataFrame", rows: "pd.DataFrame", given: Given) -> Times:
     model = fit_elementwise(fit)
     return _each(rows, ["name"], lambda part: model.ns(str(part["name"].iloc[0]), _column(part, "bytes")))
 
 
-def _sampling(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
+def _sampling(fit: "pd.DataFrame", rows: "pd.DataFrame", given: Given) -> Times:
     model = fit_sampling(fit)
     return _each(rows, ["vocab"], lambda part: model.ns(_column(part, "rows"), int(part["vocab"].iloc[0])))
 
 
-def _host(fit: "pd.DataFrame", rows: "pd.DataFrame", sms: int) -> Times:
-    return fit_host(fit).ns(_column(rows, "requests"))
+def _host(fit: "pd.DataFrame", rows: "pd.DataFrame", given: Given) -> Times:
+    model = fit_host(fit)
+    ns, tag = np.full(len(rows), model.launch_ns or np.nan), np.full(len(rows), int(Tag.MEASURED), np.int8)
+    steps, prepared = ((rows["part"] == part).to_numpy() for part in ("step", "prepare"))
+    if steps.any():
+        ns[steps], tag[steps] = model.ns(_column(rows, "requests")[steps])
+    if prepared.any() and model.prepare is not None:
+        ns[prepared] = model.prepare.ns(_column(rows, "requests"), _column(rows, "tokens"))[prepared]
+        tag[prepared] = Tag.INTERPOLATED
+    return Times(ns, tag)
+
+
+def _copy(fit: "pd.DataFrame", rows: "pd.DataFrame", given: Given) -> Times:
+    model = fit_copies(fit)
+    return _each(rows, ["direction"], lambda part: model.ns(str(part["direction"].iloc[0]), _column(part, "bytes")))
 
 
 def _column(part: "pd.DataFrame", name: str) -> F64:
@@ -232,33 +263,46 @@ def _column(part: "pd.DataFrame", name: str) -> F64:
 
 
 _ATTENTION = ["kv_dtype", "heads", "kv_heads", "head_dim", "window"]
-_PREDICT = {
+_PREDICT: "dict[str, Callable[[pd.DataFrame, pd.DataFrame, Given], Times]]" = {
     "gemm": _gemm,
     "attention_decode": _decode,
     "attention_prefill": _prefill,
+    "mla_decode": lambda fit, rows, given: _decode(as_decode(fit), as_decode(rows), given),
+    "mla_prefill": lambda fit, rows, given: _prefill(as_prefill(fit), as_prefill(rows), given),
+    "attention_mixed": _mixed,
     "moe": _moe,
     "collective": _collective,
     "elementwise": _elementwise,
     "sampling": _sampling,
     "host": _host,
+    "copy": _copy,
 }
+_NEEDS = {"attention_mixed": {"attention_decode", "attention_prefill"}}
 _GROUP = {
     "gemm": ["dtype", "n", "k"],
     "attention_decode": _ATTENTION,
     "attention_prefill": _ATTENTION,
+    "mla_decode": ["kv_dtype", "heads"],
+    "mla_prefill": ["kv_dtype", "heads"],
+    "attention_mixed": _ATTENTION,
     "moe": ["dtype", *SIZES],
     "collective": ["kind", "gpus"],
     "elementwise": ["name"],
     "sampling": ["vocab"],
     "host": ["part"],
+    "copy": ["direction"],
 }
 _FINER = {
     "gemm": "tokens",
     "attention_decode": "batch",
     "attention_prefill": "chunk",
+    "mla_decode": "batch",
+    "mla_prefill": "chunk",
+    "attention_mixed": "chunk",
     "moe": "tokens",
     "collective": "bytes",
     "elementwise": "tokens",
     "sampling": "rows",
     "host": "requests",
+    "copy": "bytes",
 }

@@ -5,36 +5,40 @@
     model.decode_attention_ns(batch, context_tokens, AttentionShape(32, 8, 128))      # even lengths, arrays broadcast
     model.ragged_decode_ns(np.array([512, 512, 65536]), AttentionShape(32, 8, 128))   # one batch of these lengths
     model.prefill_attention_ns(chunk, past, AttentionShape(32, 8, 128))
+    model.latent_decode_ns(batch, context_tokens, LatentShape(heads=128)); model.latent_prefill_ns(chunk, past, ..)
     model.moe_ns(tokens, MoeShape(hidden=4096, width=14336, experts=8, top_k=2))
     model.all_reduce_ns(message_bytes, gpus=8)
     model.elementwise_ns("norm", moved_bytes); model.sampling_ns(rows, vocab); model.host_ns(requests)
+    model.mixed_attention_ns(chunk, past, batch, context_tokens, AttentionShape(32, 8, 128))
+    model.copy_ns("host_to_device", copied_bytes)
 
 All take and return arrays of any shape, and all times are of ONE launch on one GPU (a layer's, not a model's). A method
 returns None where the profile has no measurement that could stand in: the caller falls back (`operator_tables.py` does,
 to a roofline, tagged assumed). Fitting takes well under a second; nothing is trained.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simkit.calibrate.chip import chip_of
 from simkit.calibrate.collective_model import CollectiveModel, fit_collectives
+from simkit.calibrate.copy_model import CopyModel, fit_copies
 from simkit.calibrate.decode_model import DecodeModel, fit_decode
 from simkit.calibrate.elementwise_model import ElementwiseModel, SamplingModel, fit_elementwise, fit_sampling
 from simkit.calibrate.gemm_model import GemmModel, fit_gemm
 from simkit.calibrate.host_model import HostModel, fit_host
+from simkit.calibrate.latent_attention import as_decode, as_prefill, decode_shape, prefill_shape
+from simkit.calibrate.mixed_model import APART, MixedModel, fit_mixed
 from simkit.calibrate.moe_model import MoeModel, fit_moe
 from simkit.calibrate.operator_profile import Header, OperatorProfile
-from simkit.calibrate.operator_sizes import AttentionShape, MoeShape
+from simkit.calibrate.operator_sizes import AttentionShape, LatentShape, MoeShape
 from simkit.calibrate.prefill_model import PrefillModel, fit_prefill
 from simkit.calibrate.provenance import Times
-from simkit.models.device import known_devices, load_device
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-
-MULTIPROCESSORS = 132  # where neither the profile nor a datasheet says: an H100's; only raggedness uses it
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,15 @@ class OperatorModel:
     gemm: GemmModel | None
     decode: DecodeModel | None
     prefill: PrefillModel | None
+    latent_decode: DecodeModel | None
+    latent_prefill: PrefillModel | None
     moe: MoeModel | None
     collective: CollectiveModel | None
     elementwise: ElementwiseModel | None
     sampling: SamplingModel | None
     host: HostModel | None
+    mixed: MixedModel | None
+    copies: CopyModel | None
 
     def gemm_ns(self, tokens: F64, n: int, k: int, dtype: str = "bf16") -> Times | None:
         """[tokens, k] x [k, n] with weights of `dtype`; None if that was not timed."""
@@ -68,6 +76,34 @@ class OperatorModel:
     def prefill_attention_ns(self, chunk: F64, past: F64, shape: AttentionShape, batch: int = 1) -> Times | None:
         """One layer's attention of `batch` requests that each add `chunk` tokens to `past`."""
         return None if self.prefill is None else self.prefill.ns(chunk, past, shape, batch)
+
+    def latent_decode_ns(self, batch: F64, context_tokens: F64, shape: LatentShape) -> Times | None:
+        """The decode of one layer of latent attention, absorbed, projections excluded."""
+        if self.latent_decode is None:
+            return None
+        return self.latent_decode.ns(batch, context_tokens, decode_shape(shape))
+
+    def latent_prefill_ns(self, chunk: F64, past: F64, shape: LatentShape) -> Times | None:
+        """The prefill of one layer of latent attention, keys and values spelt out; projections excluded."""
+        return None if self.latent_prefill is None else self.latent_prefill.ns(chunk, past, prefill_shape(shape))
+
+    def mixed_attention_ns(
+        self, chunk: F64, past: F64, batch: F64, context_tokens: F64, shape: AttentionShape
+    ) -> Times | None:
+        """One layer's attention of a chunk and of decodes in one launch; one after the other if that was not timed."""
+        decode, prefill = (
+            self.decode_attention_ns(batch, context_tokens, shape),
+            self.prefill_attention_ns(chunk, past, shape),
+        )
+        if decode is None or prefill is None:
+            return None
+        return (self.mixed or APART).together(decode, prefill)
+
+    def copy_ns(self, direction: str, copied_bytes: F64) -> Times | None:
+        """One copy; directions as in `profile_tables.COPIES`."""
+        if self.copies is None or direction not in self.copies.lines:
+            return None
+        return self.copies.ns(direction, copied_bytes)
 
     def moe_ns(self, tokens: F64, shape: MoeShape) -> Times | None:
         """One layer's routed experts, router excluded; None if no such dtype was timed."""
@@ -106,27 +142,26 @@ def fit_operators(profile: OperatorProfile) -> OperatorModel:
     def table(name: str) -> bool:
         return name in tables
 
-    return OperatorModel(
+    chip = chip_of(profile.header)
+    model = OperatorModel(
         header=profile.header,
         gemm=fit_gemm(tables["gemm"]) if table("gemm") else None,
         decode=(
-            fit_decode(tables["attention_decode"], multiprocessors(profile.header))
+            fit_decode(tables["attention_decode"], chip)
             if table("attention_decode") and (tables["attention_decode"]["contexts"] == "").any()
             else None
         ),
         prefill=fit_prefill(tables["attention_prefill"]) if table("attention_prefill") else None,
+        latent_decode=fit_decode(as_decode(tables["mla_decode"]), chip) if table("mla_decode") else None,
+        latent_prefill=fit_prefill(as_prefill(tables["mla_prefill"])) if table("mla_prefill") else None,
         moe=fit_moe(tables["moe"]) if table("moe") else None,
         collective=fit_collectives(tables["collective"]) if table("collective") else None,
         elementwise=fit_elementwise(tables["elementwise"]) if table("elementwise") else None,
         sampling=fit_sampling(tables["sampling"]) if table("sampling") else None,
         host=fit_host(tables["host"]) if table("host") else None,
+        mixed=None,
+        copies=fit_copies(tables["copy"]) if table("copy") else None,
     )
-
-
-def multiprocessors(header: Header) -> int:
-    """Those of the device as it was seen, else of its datasheet."""
-    if header.seen.multiprocessors is not None:
-        return header.seen.multiprocessors
-    if header.device in known_devices():
-        return load_device(header.device).multiprocessors.value
-    return MULTIPROCESSORS
+    if not table("attention_mixed") or model.decode is None or model.prefill is None:
+        return model
+    return replace(model, mixed=fit_mixed(tables["attention_mixed"], model.decode.ns, model.prefill.ns))

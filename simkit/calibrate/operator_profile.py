@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from simkit.bounded_file import read_bounded
 from simkit.calibrate.profile_csv import table_bytes, table_frame
 from simkit.calibrate.profile_tables import MOST_ROWS, TABLES
-from simkit.bounded_file import read_bounded
 from simkit.errors import InputError, suggestion
 from simkit.invalid import first_error
 

@@ -35,6 +35,17 @@ class AttentionShape(NamedTuple):
         return 2.0 * self.kv_heads * self.head_dim * DTYPE_BYTES[self.kv_dtype]
 
 
+class LatentShape(NamedTuple):
+    """Latent attention (MLA) of one layer on one GPU; the widths are DeepSeek-V3's."""
+
+    heads: int
+    kv_rank: int = 512
+    rope_dim: int = 64
+    query_dim: int = 192  # of one head, its rotary part included
+    value_dim: int = 128
+    kv_dtype: str = "bf16"
+
+
 class MoeShape(NamedTuple):
     """The routed experts of one layer; `width` is as published, then cut in `tensor` slices or spread over `expert`."""
 

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from simkit.bounded_file import read_bounded
 from simkit.calibrate.front_end import FrontEnd
 from simkit.calibrate.held_out import HeldOutError
 from simkit.calibrate.step_model import WholeStep
-from simkit.bounded_file import read_bounded
 from simkit.errors import InputError, suggestion
 from simkit.invalid import first_error
 

@@ -68,6 +68,28 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     # one launch for `batch` requests that each add `chunk` tokens to `past`
     "attention_prefill": (*ATTENTION, _count("batch"), _count("chunk"), _count("past", 0), KERNEL),
+    # latent attention (MLA) of `batch` queries, absorbed: every head against the latents of context_tokens in sum
+    "mla_decode": (
+        _text("kv_dtype", KV_DTYPES),
+        _count("heads"),
+        _count("kv_rank"),
+        _count("rope_dim", 0),
+        _count("batch"),
+        _count("context_tokens"),
+        _count("longest_tokens"),
+        KERNEL,
+    ),
+    # latent attention of chunks, keys and values of every head spelt out; that product is not in the time
+    "mla_prefill": (
+        _text("kv_dtype", KV_DTYPES),
+        _count("heads"),
+        _count("query_dim"),
+        _count("value_dim"),
+        _count("batch"),
+        _count("chunk"),
+        _count("past", 0),
+        KERNEL,
+    ),
     # one launch for a chunk and a batch of decodes together
     "attention_mixed": (
         *ATTENTION,

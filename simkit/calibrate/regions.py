@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from simkit.calibrate.latent_attention import as_decode, as_prefill
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -36,9 +38,14 @@ def regions(table: str, frame: "pd.DataFrame") -> list[Region]:
         "gemm": _gemm,
         "attention_decode": _decode,
         "attention_prefill": _prefill,
+        "mla_decode": lambda rows: _decode(as_decode(rows)),
+        "mla_prefill": lambda rows: _prefill(as_prefill(rows).assign(kv_heads=1)),
+        "attention_mixed": _mixed,
         "moe": _moe,
         "collective": _collective,
         "elementwise": _elementwise,
+        "host": _host,
+        "copy": _collective,
     }.get(table)
     if found is None:
         return []
@@ -138,6 +145,16 @@ def _elementwise(frame: "pd.DataFrame") -> list[Region]:
     token = rank(frame["tokens"])
     inner = (token > 0) & (token < token.max())
     return [Region("token blocks", f"every 4th block of {BLOCK} token counts", inner & (token // BLOCK % 4 == 2))]
+
+
+def _mixed(frame: "pd.DataFrame") -> list[Region]:
+    return [Region("chunks", "every other size of a chunk", rank(frame["chunk"]) % 2 == 1)]
+
+
+def _host(frame: "pd.DataFrame") -> list[Region]:
+    place = rank(frame["requests"])
+    inner = (place > 0) & (place < place.max()) & frame["part"].isin(("step", "prepare")).to_numpy()
+    return [Region("requests", "every 3rd count of requests", inner & (place % 3 == 1))]
 
 
 _HEADS_RULE = "all sizes of the (heads, KV heads) with (rank heads + 2 rank KV heads) mod 5 = 1 in their kind of kernel"

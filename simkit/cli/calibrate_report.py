@@ -21,8 +21,12 @@ SIZE_OF = {
     "collective": ("bytes", "bytes"),
     "attention_decode": ("context_tokens", "tokens of context, all requests"),
     "attention_prefill": ("chunk", "tokens of a chunk"),
+    "attention_mixed": ("chunk", "tokens of the chunk"),
+    "mla_decode": ("context_tokens", "tokens of context, all requests"),
+    "mla_prefill": ("chunk", "tokens of a chunk"),
     "sampling": ("rows", "rows"),
     "host": ("requests", "requests"),
+    "copy": ("bytes", "bytes"),
 }
 
 

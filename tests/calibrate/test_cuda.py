@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +21,7 @@ from simkit.calibrate.cuda_seen import QUERY, device_seen, read_lines, throttled
 from simkit.calibrate.emitted_launches import as_launched
 from simkit.calibrate.emitted_step_time import StepComposer, composed_error, prepare_line
 from simkit.calibrate.measure_summary import table_summaries
+from simkit.calibrate.mixed_model import MixedModel
 from simkit.calibrate.operator_model import fit_operators
 from simkit.calibrate.operator_profile import DeviceSeen, Header, KernelSource, OperatorProfile, Origin
 from simkit.calibrate.operator_sizes import AttentionShape
@@ -159,6 +161,21 @@ def test_a_step_is_the_sum_of_its_operators(profile: OperatorProfile) -> None:
     assert composer.ns(step) == pytest.approx(32 * layer + once, rel=0.02)
     names = {part.name for part in composer.parts([*step, Share(100, 0, False)])}
     assert {"attention_decode", "attention_prefill", "lm_head", "rope_kv_write"} <= names
+
+
+def test_a_chunk_and_decodes_take_what_both_in_one_launch_were_measured_to(profile: OperatorProfile) -> None:
+    """32 layers of the longer part and a share of the shorter one."""
+    model = fit_operators(profile)
+    step = [Share(1, 511, True)] * 16 + [Share(256, 0, True)]
+    decode = model.ragged_decode_ns(np.full(16, 512), SHAPE)
+    prefill = model.prefill_attention_ns(np.array([256.0]), np.zeros(1), SHAPE)
+    assert decode is not None
+    assert prefill is not None
+    longer, shorter = sorted((float(decode.ns), float(prefill.ns[0])), reverse=True)
+    for share in (0.0, 0.5, 1.0):
+        composer = StepComposer(replace(model, mixed=MixedModel(share, 5)), load_model("llama-3.1-8b"), "bf16")
+        parts = [part.ns for part in composer.parts(step) if part.name.startswith("attention")]
+        assert sum(parts) == pytest.approx(32 * (longer + share * shorter))
 
 
 def test_one_launch_for_rotation_and_write_is_counted_once(profile: OperatorProfile) -> None:

@@ -118,6 +118,22 @@ def test_aiconfigurators_h200_has_the_published_rows() -> None:
 
 
 @needs_aic
+def test_latent_attention_is_borrowed_where_the_engine_was_not_timed() -> None:
+    """16 heads, a prompt of 8192: 320 x 16 x 8192^2 FLOPs; a form with three times as many is not taken."""
+    profile = import_aic("h200_sxm", "vllm")
+    assert any("kernels of sglang" in note and "trtllm" in note for note in profile.header.notes)
+    prefill = profile.tables["mla_prefill"]
+    one = prefill[(prefill["heads"] == 16) & (prefill["chunk"] == 8192) & (prefill["batch"] == 1)]
+    one = one[one["kv_dtype"] == "bf16"]
+    assert len(one) == 1
+    teraflops = 320 * 16 * 8192**2 / float(one["median_ns"].iloc[0]) / 1e3
+    assert 400 < teraflops < 989  # the datasheet's peak
+    decode = profile.tables["mla_decode"]
+    assert set(decode["kv_rank"]) == {512}
+    assert (decode["context_tokens"] == decode["longest_tokens"] * decode["batch"]).all()
+
+
+@needs_aic
 @pytest.mark.parametrize(
     ("system", "backend", "version", "said"),
     [

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from simkit.calibrate.chip import Chip
 from simkit.calibrate.decode_model import fit_decode
 from simkit.calibrate.makespan import Raggedness, fit_raggedness, skew
 from simkit.calibrate.operator_sizes import AttentionShape, write_contexts
@@ -31,6 +32,24 @@ def test_programs_queue_for_processors_in_their_order() -> None:
     """
     contexts = np.array([96, 32, 32, 96])
     assert skew(contexts, 1, 2, WHOLE) == pytest.approx(5 / 4)
+
+
+def test_programs_left_over_run_faster() -> None:
+    """2 processors, 1, 1, 1, 5 tiles in order: at 1 the last two start, at 2 the long one has 4 tiles left.
+
+    It runs them alone at twice the speed, to 4. Even ones of 2 tiles end at 4.
+    """
+    contexts = np.array([32, 32, 32, 160])
+    assert skew(contexts, 1, 2, WHOLE) == pytest.approx(6 / 4)
+    assert skew(contexts, 1, 2, WHOLE._replace(alone=2.0)) == pytest.approx(1.0)
+
+
+def test_few_programs_are_bound_by_their_own_speed() -> None:
+    """8 processors, contexts 2 and 6 tiles; alone at most 3 times as fast, and 2 on 8 could be 4 times: 6 / 3.
+
+    Even ones of 4 tiles end at 4 / 3.
+    """
+    assert skew(np.array([64, 192]), 1, 8, WHOLE._replace(alone=3.0)) == pytest.approx(6 / 4)
 
 
 def test_splitting_evens_a_batch_out() -> None:
@@ -63,7 +82,7 @@ def test_ragged_rows_of_a_profile_are_fitted_and_given_back() -> None:
         sizes = {"batch": 24, "context_tokens": int(batch.sum()), "longest_tokens": int(batch.max())}
         text = write_contexts(batch)
         rows.append(table("attention_decode", [ns], heads=32, kv_heads=8, head_dim=128, contexts=text, **sizes))
-    model = fit_decode(pd.concat(rows, ignore_index=True), 132)
+    model = fit_decode(pd.concat(rows, ignore_index=True), Chip())
     for batch in batches:
         found = model.ragged_ns(batch, AttentionShape(32, 8, 128))
         truth_ns = float(decode_ns(24, batch.sum(), 32, 8)) * skew(batch, 8, 132, truth)

@@ -183,6 +183,53 @@ def test_host_time_is_a_step_and_its_requests() -> None:
     assert model.ns(np.array([1000.0])).tag[0] == Tag.EXTRAPOLATED
 
 
+def test_making_inputs_is_a_step_its_requests_and_its_tokens() -> None:
+    requests, tokens = (axis.ravel() for axis in np.meshgrid([1, 8, 64], [64, 512, 4096], indexing="ij"))
+    ns = 90e3 + 2e3 * requests + 15.0 * tokens
+    model = fit_host(table("host", ns, part="prepare", requests=requests, tokens=tokens))
+    assert model.step_ns is None
+    assert model.prepare is not None
+    found = model.prepare.ns(np.array([0.0, 32.0]), np.array([0.0, 1000.0]))
+    np.testing.assert_allclose(found, [0.0, 90e3 + 64e3 + 15e3], rtol=1e-6)
+
+
+def test_a_copy_is_a_line_of_its_direction() -> None:
+    """25 GB/s to the device, 20 back, 10 us each."""
+    size = np.array([4096, 1 << 20, 1 << 28])
+    there = table("copy", 10e3 + size / 25.0, direction="host_to_device", bytes=size)
+    back = table("copy", 10e3 + size / 20.0, direction="device_to_host", bytes=size)
+    model = fit_operators(OperatorProfile(header(), {"copy": pd.concat([there, back], ignore_index=True)}))
+    found = model.copy_ns("device_to_host", np.array([float(1 << 24)]))
+    assert found is not None
+    assert found.ns[0] == pytest.approx(10e3 + (1 << 24) / 20.0)
+    assert model.copy_ns("device_to_device", np.ones(1)) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_what_a_mixed_launch_adds_of_its_shorter_part_is_found(share: float) -> None:
+    whole = made_up_profile()
+    chunk, batch = (axis.ravel() for axis in np.meshgrid([64, 256, 1024, 4096], [4, 16, 64], indexing="ij"))
+    decode, prefill = decode_ns(batch, batch * 1024, 32, 8), prefill_ns(chunk, 0, 32)
+    ns = np.maximum(decode, prefill) + share * np.minimum(decode, prefill)
+    sizes = {"chunk": chunk, "past": 0, "batch": batch, "context_tokens": batch * 1024}
+    mixed = table("attention_mixed", ns, heads=32, kv_heads=8, head_dim=128, **sizes)
+    model = fit_operators(OperatorProfile(header(), {**whole.tables, "attention_mixed": mixed}))
+    assert model.mixed is not None
+    assert model.mixed.share == pytest.approx(share, abs=1e-6)
+    found = model.mixed_attention_ns(*(np.array([float(x)]) for x in (1024, 0, 16, 16 * 1024)), SHAPE)
+    assert found is not None
+    truth = max(decode_ns(16, 16 * 1024, 32, 8), prefill_ns(1024, 0, 32))
+    truth = truth + share * min(decode_ns(16, 16 * 1024, 32, 8), prefill_ns(1024, 0, 32))
+    assert found.ns[0] == pytest.approx(float(truth))
+
+
+def test_a_mixed_launch_that_was_not_timed_is_one_part_after_the_other(model: OperatorModel) -> None:
+    found = model.mixed_attention_ns(*(np.array([float(x)]) for x in (1024, 0, 16, 16 * 1024)), SHAPE)
+    assert found is not None
+    assert found.ns[0] == pytest.approx(float(decode_ns(16, 16 * 1024, 32, 8) + prefill_ns(1024, 0, 32)))
+    assert found.tag[0] == Tag.ASSUMED
+
+
 def test_ragged_lengths_survive_being_written() -> None:
     lengths = np.array([512, 7, 512, 65536], dtype=np.int64)
     text = write_contexts(lengths)

@@ -1,6 +1,7 @@
 """A deployment's tables are the sum of its operators' times, and each part says how it is known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from simkit.calibrate.operator_model import OperatorModel, fit_operators
@@ -15,7 +16,7 @@ from simkit.models.step_law import StepLaw, TableSizes
 from simkit.models.steptables import grid_values
 from simkit.models.table_shares import KNOWN
 
-from .made_up_profile import decode_ns, gemm_ns, header, made_up_profile, prefill_ns
+from .made_up_profile import decode_ns, gemm_ns, header, made_up_profile, prefill_ns, table
 
 SIZES = TableSizes(max_num_batched_tokens=4096, max_num_seqs=64, max_model_len=8192, kv_tokens=100_000)
 MEASURED, INTERPOLATED, EXTRAPOLATED, ASSUMED = range(4)
@@ -98,6 +99,20 @@ def test_a_precision_that_was_not_timed_is_carried_over_and_flagged(model: Opera
     assert 0.5 < packed.tables.linear_ns[8] / plain.tables.linear_ns[8] < 0.7
 
 
+def test_experts_are_those_of_the_form_in_which_the_model_was_timed() -> None:
+    """DeepSeek-V3 is published in fp8; its own experts were timed with block scales, others' without."""
+    tokens = np.array([1, 8, 64, 512, 4096])
+    sizes = {"hidden": 7168, "width": 2048, "experts": 256, "top_k": 8, "tensor": 8, "expert": 1}
+    own = table("moe", 50e3 + 100.0 * tokens, tokens=tokens, routing="balanced", **sizes, dtype="fp8_block")
+    sizes |= {"hidden": 4096, "experts": 16}
+    other = table("moe", 9e6 + 100.0 * tokens, tokens=tokens, routing="balanced", **sizes, dtype="fp8")
+    model = fit_operators(OperatorProfile(header(), {"moe": pd.concat([own, other], ignore_index=True)}))
+    built = operator_tables(model, load_model("deepseek-v3"), load_device("h100"), FREE, Layout(tensor=8), SIZES)
+    # 58 layers of experts
+    assert built.tables.linear_ns[64] == pytest.approx(58 * (50e3 + 6400.0))
+    assert built.known.linear_ns[MEASURED, 64] == pytest.approx(built.tables.linear_ns[64])
+
+
 def test_host_time_is_that_of_the_profile(llama: ProfiledTables) -> None:
     assert llama.tables.host_ns[64] == pytest.approx(200e3 + 3e3 * 64)
 
@@ -108,9 +123,9 @@ def test_every_model_gets_finite_tables(model: OperatorModel, name: str) -> None
     sizes = TableSizes(max_num_batched_tokens=512, max_num_seqs=16, max_model_len=1024, kv_tokens=20_000)
     layout = Layout(tensor=max(size for size in fitting_tensor_sizes(arch) if size <= 8))
     built = operator_tables(model, arch, device, roofline_law(arch, device), layout, sizes)
-    for table in built.tables[:-1]:
-        assert np.isfinite(table).all()
-        assert (np.asarray(table) >= 0).all()
+    for values in built.tables[:-1]:
+        assert np.isfinite(values).all()
+        assert (np.asarray(values) >= 0).all()
     assert (built.tables.linear_ns[1:] > 0).all()
 
 

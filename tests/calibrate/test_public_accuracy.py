@@ -23,8 +23,14 @@ STATED = {
         ("gemm", "shapes", "fp8", 0.032),
         ("gemm", "token blocks of shapes", "bf16", 0.035),
         ("gemm", "token blocks of shapes", "fp8", 0.028),
-        ("attention_decode", "cells", "all", 0.049),
-        ("attention_decode", "heads", "all", 0.027),
+        ("gemm", "shapes", "fp8_block", 0.034),
+        ("gemm", "token blocks of shapes", "fp8_block", 0.035),
+        ("attention_decode", "cells", "all", 0.036),
+        ("attention_decode", "heads", "all", 0.024),
+        ("mla_decode", "cells", "all", 0.027),
+        ("mla_decode", "heads", "all", 0.018),
+        ("mla_prefill", "cells", "all", 0.047),
+        ("mla_prefill", "heads", "all", 0.038),
         ("attention_prefill", "cells", "all", 0.053),
         ("attention_prefill", "heads", "all", 0.059),
     ],
@@ -33,8 +39,14 @@ STATED = {
         ("gemm", "shapes", "fp8", 0.036),
         ("gemm", "token blocks of shapes", "bf16", 0.039),
         ("gemm", "token blocks of shapes", "fp8", 0.032),
-        ("attention_decode", "cells", "all", 0.049),
-        ("attention_decode", "heads", "all", 0.028),
+        ("gemm", "shapes", "fp8_block", 0.045),
+        ("gemm", "token blocks of shapes", "fp8_block", 0.045),
+        ("attention_decode", "cells", "all", 0.036),
+        ("attention_decode", "heads", "all", 0.025),
+        ("mla_decode", "cells", "all", 0.030),
+        ("mla_decode", "heads", "all", 0.020),
+        ("mla_prefill", "cells", "all", 0.040),
+        ("mla_prefill", "heads", "all", 0.042),
         ("attention_prefill", "cells", "all", 0.055),
         ("attention_prefill", "heads", "all", 0.059),
     ],
@@ -44,7 +56,7 @@ STATED = {
 @pytest.fixture(scope="module", params=sorted(STATED))
 def system(request: pytest.FixtureRequest) -> tuple[str, OperatorProfile]:
     profile = import_aic(request.param, "vllm")
-    wanted = ("gemm", "attention_decode", "attention_prefill")
+    wanted = ("gemm", "attention_decode", "attention_prefill", "mla_decode", "mla_prefill")
     return request.param, replace(profile, tables={name: profile.tables[name] for name in wanted})
 
 

@@ -8,7 +8,16 @@ from simkit.calibrate.operator_profile import OperatorProfile
 from simkit.calibrate.provenance import Tag, Times
 from simkit.calibrate.regions import regions
 
-from .made_up_profile import decode_table, gemm_table, header, made_up_profile, prefill_table, table
+from .made_up_profile import (
+    decode_ns,
+    decode_table,
+    gemm_table,
+    header,
+    made_up_profile,
+    prefill_ns,
+    prefill_table,
+    table,
+)
 
 
 def test_a_held_out_shape_leaves_none_of_its_sizes() -> None:
@@ -97,3 +106,24 @@ def test_points_kept_apart_are_what_a_profile_is_judged_on() -> None:
     found = list(held_out_predictions(OperatorProfile(header(), {"gemm": frame})))
     assert [(one.region, len(one.rows)) for one in found] == [("held out", int(apart.sum()))]
     assert (found[0].times.tag != Tag.MEASURED).all()
+
+
+def test_copies_inputs_and_mixed_launches_are_judged_too() -> None:
+    """Closed forms that their models have exactly, so that what was held out is predicted exactly."""
+    whole = made_up_profile()
+    size = np.array([1 << i for i in range(10, 28)])
+    requests, tokens = (axis.ravel() for axis in np.meshgrid([1, 4, 16, 64, 256], [64, 4096], indexing="ij"))
+    chunk, batch = (axis.ravel() for axis in np.meshgrid([64, 256, 1024, 4096], [4, 16, 64], indexing="ij"))
+    parts = decode_ns(batch, batch * 1024, 32, 8), prefill_ns(chunk, 0, 32)
+    heads = {"heads": 32, "kv_heads": 8, "head_dim": 128}
+    mixed = {"chunk": chunk, "past": 0, "batch": batch, "context_tokens": batch * 1024}
+    tables = {
+        **whole.tables,
+        "copy": table("copy", 10e3 + size / 25.0, direction="host_to_device", bytes=size),
+        "host": table("host", 90e3 + 2e3 * requests + 15.0 * tokens, part="prepare", requests=requests, tokens=tokens),
+        "attention_mixed": table("attention_mixed", np.maximum(*parts) + 0.3 * np.minimum(*parts), **heads, **mixed),
+    }
+    found = {one.table: errors(one)[0] for one in held_out_predictions(OperatorProfile(header(), tables))}
+    for name in ("copy", "host", "attention_mixed"):
+        assert found[name].rows > 1
+        assert found[name].worst < 1e-6, name
