@@ -19,7 +19,9 @@ def first_error(error: ValidationError, place: str, known: Iterable[str]) -> str
     if found["type"] == "extra_forbidden":
         return f"{at}: unknown key; {suggestion(str(found['loc'][-1]), known)}"
     if found["type"] == "missing":
-        return f"{at}: is missing"
+        # who has forgotten several keys should not be told of them one by one
+        others = [".".join(map(str, e["loc"])) for e in all_found if e["type"] == "missing" and e is not found]
+        return f"{at}: is missing" + (f", and so are {', '.join(others)}" if others else "")
     if found["type"] == "union_tag_invalid":
         kinds = [kind.strip(" '") for kind in found["ctx"]["expected_tags"].split(",")]
         return f"{at}.kind={found['ctx']['tag']!r}: is not known; {suggestion(found['ctx']['tag'], kinds)}"

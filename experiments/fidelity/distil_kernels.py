@@ -52,6 +52,7 @@ BOUNDS = {
     "fixed_us": (4.0, 0.02, 200.0),
     "corner": (1.6, 1.02, 8.0),
     "extra_keys": (200.0, 1.0, 2000.0),
+    "copies": (0.4, 0.03, 1.05),
     "efficiency": (0.3, 0.01, 1.2),
 }
 
@@ -101,13 +102,26 @@ def gemm(table: pd.DataFrame, device: Device, kind: str) -> Law | None:
 
 
 def grouped(table: pd.DataFrame, device: Device, kinds: tuple[str, ...]) -> Law | None:
-    """MoE layers of up to 2,048 tokens, evenly routed where that was measured; Triton kernels where there are any."""
-    rows = table[
-        table.moe_dtype.isin(kinds) & (table.num_tokens <= 2048) & (table.moe_ep_size == 1) & (table.topk <= 8)
-    ]
-    rows = rows[(rows.hidden_size >= 2048) & (rows.inter_size / rows.moe_tp_size >= 512)]
+    """MoE layers, evenly routed where that was measured; Triton kernels where there are any."""
+    rows = table[table.moe_dtype.isin(kinds)]
     triton = rows.kernel_source.str.contains("triton|fused_moe")
-    rows = rows[triton] if triton.sum() >= 100 else rows
+    return expert_layers(rows[triton] if triton.sum() >= 100 else rows, device, BYTES[kinds[0]])
+
+
+def marlin(table: pd.DataFrame, device: Device) -> Law | None:
+    """MoE layers whose weights of 4 bits Marlin multiplies, which does without Hopper's `wgmma`."""
+    rows = table[table.moe_dtype.isin(("w4a16_mxfp4", "int4_wo"))]
+    return expert_layers(rows[rows.kernel_source.str.contains("marlin")], device, BYTES["int4_wo"])
+
+
+def expert_layers(rows: pd.DataFrame, device: Device, wide: float) -> Law | None:
+    """A law of whole MoE layers of up to 8,192 tokens, experts in slices of 128 and wider; None of too few.
+
+    `wide` bytes a weight. Beside the two products, each token is copied to its experts, activated and summed again by
+    kernels of their own: in narrow slices that is half of the time.
+    """
+    rows = rows[(rows.num_tokens <= 8192) & (rows.moe_ep_size == 1) & (rows.topk <= 8)]
+    rows = rows[(rows.hidden_size >= 2048) & (rows.inter_size / rows.moe_tp_size >= 128)]
     even = rows.distribution == "balanced"
     rows = rows[even] if even.any() else rows[rows.distribution == rows.distribution.min()]
     tokens, hidden, inter, top, experts, tensor, t = columns(
@@ -115,15 +129,16 @@ def grouped(table: pd.DataFrame, device: Device, kinds: tuple[str, ...]) -> Law 
     )
     if len(t) < 100:
         return None
-    wide = BYTES[kinds[0]]
     touched = np.minimum(experts, tokens * top) if even.any() else experts * (1 - (1 - top / experts) ** tokens)
     width = inter / tensor
     compute = 6 * tokens * top * hidden * width / device.flops_per_s("fp8" if wide == 1 else "bf16")
     memory = touched * 3 * hidden * width * wide + tokens * top * (4 * hidden + 6 * width)
     memory_s = memory / device.bandwidth_bytes_per_s
+    # `expert_activation` and `combine` of simkit/models/operators.py
+    copies_s = (tokens * top * (2 * hidden + 6 * width) + tokens * 2 * hidden) / device.bandwidth_bytes_per_s
     return fitted(
-        ["compute", "bandwidth", "fixed_us", "corner"],
-        lambda law: roofline(law, compute, memory_s),
+        ["compute", "bandwidth", "fixed_us", "corner", "copies"],
+        lambda law: roofline(law, compute, memory_s) + copies_s / law["copies"],
         t,
     )
 
@@ -210,6 +225,7 @@ def laws(folder: Path, device: Device) -> dict[str, object]:
         "grouped_gemm_4bit": grouped(experts, device, ("w4a16_mxfp4",))
         or grouped(experts, device, ("int4_wo",))
         or moe,
+        "grouped_gemm_marlin": marlin(experts, device) or moe,
         "attention_decode": attention_decode(decode, device),
         "attention_prefill": attention_prefill(prefill, device),
         "all_reduce": all_reduce(sums, device),

@@ -77,10 +77,10 @@ def predicted(one: Rebuilt, engine: EngineLaw, factor: float = 1.0) -> dict[str,
     tables = calibrated_tables(
         spec.architecture, spec.device, spec.deployment.layout, weights, "bf16", sizes, engine=engine
     )
-    front_end_s = engine.front_end_ns(spec.device.name, run.workload_spec.prompt_tokens) / 1e9
     rates = [rate for rate, _ in run.workload_spec.stages]
     tables = tables if factor == 1.0 else scaled(tables, factor)
-    return predict_staged(replace(spec, tables=tables), staged, front_end_s, rates).stages
+    own = replace(spec, tables=tables, front_end=engine.front_end(spec.device.name))
+    return predict_staged(own, staged, rates).stages
 
 
 def residuals(one: Rebuilt, engine: EngineLaw) -> F64:

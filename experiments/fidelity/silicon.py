@@ -4,37 +4,52 @@
 
 The rows were measured by closed-loop clients, 10 requests for each one in flight, the first burst counted. Two kinds:
 
-- InferenceX: lengths drawn evenly from 80 to 100 % of the nominal ones (`--random-range-ratio 0.8`), and vLLM with its
-  default of 8,192 tokens a step (the README of InferenceMAX, as it was called).
+- InferenceX (SemiAnalysisAI/InferenceX, once InferenceMAX): lengths drawn evenly from 80 to 100 % of the nominal ones
+  (`--random-range-ratio 0.8`), after two requests for each in flight that do not count. Its scripts, one a model and
+  device under benchmarks/, say how many tokens a step takes, and that gpt-oss on vLLM has its experts multiplied by
+  Marlin (`VLLM_MXFP4_USE_MARLIN=1`).
 - AIConfigurator's own runs: all lengths equal (genai_perf_runner.py in its repository, src/aiconfigurator/eval), on
   engines configured by its rules for benchmarks (generator/rule_plugin/benchmark/{vllm,trtllm}.rule): a step takes
   `batch + ISL + 1500` tokens, one or two prompts. That spreads the prompts that a larger step would compute together.
 
-SGLang is replayed by its own rules with its own default step of 8,192 tokens: prompts go first, and alone. TensorRT-LLM
-is replayed by vLLM's rules. No constant is fitted here.
+SGLang is replayed by its own rules: prompts go first, and alone; where nothing else is said, with its own default step
+of 8,192 tokens. TensorRT-LLM is replayed by vLLM's rules. No constant is fitted here.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from simkit.calibrate.silicon_sample import SiliconRow, read_silicon_sample, without_repeats
-from simkit.engine.deployment import Deployment, resolve
+from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.engine.settings import EngineSettings
 from simkit.errors import InputError
 from simkit.fidelity.closed_loop import ClosedLoop, LoopFigures, replay_loop
 from simkit.fidelity.deployments import known_model
-from simkit.models.engine_law import engine_law
+from simkit.models.calibrated import calibrated_tables
+from simkit.models.kernel_laws import laws_of
 from simkit.models.layout import Layout
+from simkit.models.step_law import TableSizes
 
 DEVICES = ("h100-sxm", "h200")
 ROUNDS = 10  # requests for each one in flight
 INFERENCEX = ("workflow_run_id=", "wip=")  # what the sources of its rows say
 SHORTEST = 0.8
+# most tokens of a step in InferenceX's scripts, where they are not the engine's default of 8,192: `--max_num_tokens` of
+# gptoss_fp4_h200_trt, 70b_fp8_h200_trt_slurm and dsr1_fp8_h200_trt, `--chunked-prefill-size` of dsr1_fp8_h200
+INFERENCEX_STEPS = {
+    ("trtllm", "gpt-oss"): 20_000,
+    ("trtllm", "Llama-3.1-70B"): 16_384,
+    ("trtllm", "DeepSeek"): 8_192,
+    ("sglang", "DeepSeek"): 32_768,
+}
+# whose KV caches its scripts store in FP8: `kv-cache-dtype: fp8`, or `kv_cache_config: dtype: fp8`
+INFERENCEX_FP8_CACHES = (("vllm", "Llama-3.1-70B"), ("trtllm", "Llama-3.1-70B"), ("trtllm", "DeepSeek"))
 MARGIN_TOKENS = 1500  # what AIConfigurator's rules for benchmarks add to a step
 WEIGHTS = {"": None, "bf16": None, "fp8": "fp8", "fp8_block": "fp8"}
 
@@ -59,6 +74,7 @@ def deployment(row: SiliconRow) -> Deployment:
         device=row.device or "",
         layout=Layout(tensor=tensor, expert=tensor if spread else 1),
         weights=WEIGHTS.get(row.gemm_precision),
+        kv="fp8" if fp8_cache(row) else "bf16",
         sampling="plain",  # benchmark clients ask for greedy sampling
         engine=EngineSettings(
             discipline="sglang" if row.backend == "sglang" else "vllm-v1",
@@ -77,19 +93,54 @@ def of_inferencex(row: SiliconRow) -> bool:
 
 def step_tokens(row: SiliconRow) -> int | None:
     """The most tokens of a step; None for the engine's default."""
-    if of_inferencex(row) or row.backend == "sglang":
+    if of_inferencex(row):
+        for (backend, model), tokens in INFERENCEX_STEPS.items():
+            if row.backend == backend and model in row.model:
+                return max(tokens, row.input_tokens + (row.concurrency or 0) + 64)
+        return None
+    if row.backend == "sglang":
         return None
     return (row.serving.batch or row.concurrency or 0) + row.input_tokens + MARGIN_TOKENS
+
+
+def fp8_cache(row: SiliconRow) -> bool:
+    """Whether the server was told to keep its KV cache in 8 bits."""
+    told = (backend == row.backend and name in row.model for backend, name in INFERENCEX_FP8_CACHES)
+    return of_inferencex(row) and any(told)
+
+
+def told_marlin(row: SiliconRow) -> bool:
+    """Whether the server was told to multiply MXFP4 experts by Marlin, not by vLLM's choice for Hopper, Triton.
+
+    InferenceX's scripts for gpt-oss have `export VLLM_MXFP4_USE_MARLIN=1` (gptoss_fp4_h100.sh and gptoss_fp4_h200.sh
+    in its repository, benchmarks/single_node).
+    """
+    return of_inferencex(row) and row.backend == "vllm" and "gpt-oss" in row.model
+
+
+def with_marlin(spec: ReplicaSpec) -> ReplicaSpec:
+    """The deployment with its experts of 4 bits timed by the tables of Marlin."""
+    found = laws_of(spec.device)
+    assert found is not None, "both devices have laws"
+    laws = found[0].model_copy(update={"grouped_gemm_4bit": found[0].grouped_gemm_marlin})
+    limits = spec.limits
+    sizes = TableSizes(
+        limits.max_num_batched_tokens, limits.max_running, limits.max_model_len, spec.num_blocks * limits.block_size
+    )
+    layout = spec.deployment.layout
+    tables = calibrated_tables(spec.architecture, spec.device, layout, sizes=sizes, sampling="plain", laws=laws)
+    return replace(spec, tables=tables)
 
 
 def predict(row: SiliconRow) -> LoopFigures:
     """Mean TTFT and TPOT; InputError says why there are none."""
     spec = resolve(deployment(row))
+    if told_marlin(row):
+        spec = with_marlin(spec)
     assert row.concurrency is not None, "deployment() has asked"
     shortest = SHORTEST if of_inferencex(row) else 1.0
     loop = ClosedLoop(row.concurrency, ROUNDS * row.concurrency, row.input_tokens, row.output_tokens, shortest)
-    front_end_s = engine_law().front_end_ns(spec.device.name, row.input_tokens) / 1e9
-    return replay_loop(spec, loop, front_end_s)
+    return replay_loop(spec, loop)
 
 
 Record = dict[str, object]

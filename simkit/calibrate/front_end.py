@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from simkit.calibrate.step_features import step_of_share, went_on
 from simkit.calibrate.step_log import RequestLine, StepLog
+from simkit.models.front_end import NO_FRONT_END, FrontEndLaw
 
 I64 = NDArray[np.int64]
 
@@ -17,6 +18,11 @@ class FrontEnd(BaseModel):
 
     arrival_s: float = Field(ge=0.0, le=1e6, allow_inf_nan=False, description="to the scheduler of an idle engine")
     delivery_s: float = Field(ge=0.0, le=1e6, allow_inf_nan=False, description="from a step's update to the client")
+
+
+def front_end_law(measured: FrontEnd | None) -> FrontEndLaw:
+    """What a client waits for outside of the engine, where it was recorded: the same for every request."""
+    return NO_FRONT_END if measured is None else FrontEndLaw(1e9 * (measured.arrival_s + measured.delivery_s))
 
 
 def front_end(logs: list[StepLog]) -> FrontEnd | None:

@@ -22,7 +22,7 @@ class StepFeatures:
     # request beyond its prompt before + tokens, because one that checks drafts reads its context once for all of them
     pairs: F64
     longest: I64  # [steps] the most tokens that one request had after it
-    device_s: F64  # [steps] from the end of scheduling to the start of the update
+    device_s: F64  # [steps] from the end of scheduling, and of the step before, to the start of the update
     host_s: F64  # [steps] scheduling, update and what lies before the next step; NaN where the engine then waited
     decodes_only: Flags  # [steps] each request got one token
 
@@ -52,7 +52,7 @@ def step_features(log: StepLog) -> StepFeatures:
         requests=requests,
         pairs=_sum_by(step, pairs, log.steps),
         longest=longest,
-        device_s=log.update_start_s - log.schedule_end_s,
+        device_s=log.device_s,
         host_s=_host_s(log),
         decodes_only=tokens == requests,
     )
@@ -96,10 +96,7 @@ def went_on(log: StepLog) -> Flags:
 def _host_s(log: StepLog) -> F64:
     """Schedule + update + gap to the next step, f64[steps] s; NaN where the engine may have waited for work."""
     own = (log.schedule_end_s - log.schedule_start_s) + (log.update_end_s - log.update_start_s)
-    gap = np.full(log.steps, np.nan)
-    gap[:-1] = np.maximum(log.schedule_start_s[1:] - log.update_end_s[:-1], 0.0)
-    gap[~went_on(log)] = np.nan
-    total: F64 = own + gap
+    total: F64 = own + np.where(went_on(log), log.gap_s, np.nan)
     return total
 
 

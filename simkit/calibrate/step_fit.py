@@ -209,7 +209,8 @@ def _check_alike(logs: list[StepLog]) -> None:
     """Runs fitted together must be of one deployment; what a header leaves out is taken to be alike."""
     first = logs[0]
     for log in logs[1:]:
-        for name in ("engine", "device", "model", "block_size", "max_num_batched_tokens", "max_num_seqs"):
+        for name in ("engine", "device", "model", "block_size", "max_num_batched_tokens", "max_num_seqs",
+                     "async_scheduling"):  # fmt: skip
             ours, theirs = getattr(first.header, name), getattr(log.header, name)
             if ours != theirs:
                 raise InputError(

@@ -2,8 +2,9 @@
 
 A `header` line, then `request` and `step` lines in any order. Times are seconds from the start of the run. A step's
 `batch` holds [request id, tokens scheduled, tokens computed before] for each request in it; the device works from
-`schedule_end` to `update_start`, the host from there to the next step's `schedule_end`. docs/calibrate.md tells how
-to record one.
+`schedule_end` to `update_start`, the host from there to the next step's `schedule_end`. With `async_scheduling` in
+the header a step is scheduled while the one before runs: the device begins it when that one is done. docs/calibrate.md
+tells how to record one.
 """
 
 import re
@@ -55,6 +56,7 @@ class Header(_Line):
     num_gpu_blocks: Ordinal | None = None
     max_num_batched_tokens: Ordinal | None = None
     max_num_seqs: Ordinal | None = None
+    async_scheduling: bool = False
     load_average: tuple[Seconds, ...] = Field(default=(), max_length=3)
     time_unit: str = Field(default="s from the start of the run", max_length=200)
     partial: str | None = Field(default=None, max_length=1000, description="what cut the run short")
@@ -107,6 +109,25 @@ class StepLog:
         """How many steps were recorded."""
         return len(self.schedule_start_s)
 
+    @property
+    def device_s(self) -> F64:
+        """[steps] on the device: from when it could begin to when the tokens were known."""
+        begin_s = self.schedule_end_s
+        if self.header.async_scheduling:
+            begin_s = np.maximum(begin_s, np.concatenate([[0.0], self.update_start_s[:-1]]))
+        taken_s: F64 = self.update_start_s - begin_s
+        return taken_s
+
+    @property
+    def gap_s(self) -> F64:
+        """[steps] from a step's update to the next scheduling; NaN where none follows, or where the host then waited."""
+        if not self.header.async_scheduling:
+            return np.maximum(np.append(self.schedule_start_s[1:], np.nan) - self.update_end_s, 0.0)
+        begins = np.append(self.schedule_start_s, np.nan)[np.searchsorted(self.schedule_start_s, self.update_end_s)]
+        # with nobody to schedule it waited for the step in flight, whose update then came first
+        waited = begins >= np.append(self.update_end_s[1:], np.inf)
+        return np.where(waited, np.nan, np.maximum(begins - self.update_end_s, 0.0))
+
 
 @dataclass
 class _Columns:
@@ -141,7 +162,7 @@ def read_step_log(path: Path) -> StepLog:
             if kind == "request":
                 _add_request(requests, _parsed(RequestLine, text, place), place)
             elif kind == "step":
-                _add_step(columns, _parsed(StepLine, text, place), number, path)
+                _add_step(columns, _parsed(StepLine, text, place), number, path, header.async_scheduling)
             else:
                 raise InputError(f"{place}: kind='header': a second header; write each run to a file of its own")
     if header is None:
@@ -198,7 +219,7 @@ def _add_request(requests: dict[str, RequestLine], line: RequestLine, place: str
     requests[line.id] = line
 
 
-def _add_step(columns: _Columns, line: StepLine, number: int, path: Path) -> None:
+def _add_step(columns: _Columns, line: StepLine, number: int, path: Path, overlapping: bool) -> None:
     place = f"{path}:{number}"
     times = (line.schedule_start, line.schedule_end, line.update_start, line.update_end)
     names = ("schedule_start", "schedule_end", "update_start", "update_end")
@@ -207,11 +228,7 @@ def _add_step(columns: _Columns, line: StepLine, number: int, path: Path) -> Non
             raise InputError(
                 f"{place}: {names[i + 1]}={times[i + 1]}: is before {names[i]}={times[i]}; swap or drop it"
             )
-    if columns.times and times[0] < columns.times[-1] - CLOCK_SLACK_S:
-        raise InputError(
-            f"{place}: schedule_start={times[0]}: is before the last step's update_end={columns.times[-1]}; "
-            "sort the steps, and record with asynchronous scheduling off"
-        )
+    _check_order(columns, times, place, overlapping)
     if len(columns.first) > MAX_STEPS or len(columns.shares) > 3 * MAX_SHARES:
         raise InputError(f"{place}: more than {MAX_STEPS:,} steps or {MAX_SHARES:,} requests in them; split the log")
     if len({name for name, _, _ in line.batch}) < len(line.batch):
@@ -221,6 +238,25 @@ def _add_step(columns: _Columns, line: StepLine, number: int, path: Path) -> Non
         columns.shares.extend((columns.numbers.setdefault(name, len(columns.numbers)), tokens, before))
     columns.times.extend(times)
     columns.first.append(len(columns.shares) // 3)
+
+
+def _check_order(columns: _Columns, times: tuple[float, ...], place: str, overlapping: bool) -> None:
+    """A step after the one before; one that overlaps it, after its scheduling and the update of the one before that."""
+    past = columns.times
+    if not past:
+        return
+    if not overlapping:
+        if times[0] < past[-1] - CLOCK_SLACK_S:
+            raise InputError(
+                f"{place}: schedule_start={times[0]}: is before the last step's update_end={past[-1]}; sort the steps, "
+                "and if they were scheduled asynchronously let the header say async_scheduling: true"
+            )
+        return
+    if times[0] < max(past[-3], past[-5] if len(past) > 4 else 0.0) - CLOCK_SLACK_S or times[2] < past[-2]:
+        raise InputError(
+            f"{place}: schedule_start={times[0]}: more than two steps overlap, or they are out of order; sort them, "
+            "at most one may be in flight when another is scheduled"
+        )
 
 
 def _check_known(columns: _Columns, requests: dict[str, RequestLine], path: Path) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from simkit.calibrate.front_end import front_end_law
 from simkit.calibrate.operator_model import fit_operators
 from simkit.calibrate.operator_profile import OperatorProfile, profile_folder, read_operator_profile
 from simkit.calibrate.operator_tables import operator_tables
@@ -17,7 +18,7 @@ from simkit.models.engine_law import engine_law
 from simkit.models.kernel_laws import laws_of
 from simkit.models.precision import Precision, parse_kv_precision, parse_precision
 from simkit.models.roofline import roofline_law
-from simkit.models.step_law import StepLaw, TableSizes
+from simkit.models.step_law import StepLaw, TableSizes, with_stages
 
 
 def with_profile(spec: ReplicaSpec, path: Path, any_device: bool) -> ReplicaSpec:
@@ -71,6 +72,7 @@ def _operators(spec: ReplicaSpec, profile: OperatorProfile) -> ReplicaSpec:
     note = f"device {profile.header.device}"
     if missing:
         note += f"; not measured: {', '.join(missing)}"
+    tables = with_stages(tables, spec.architecture, deployment.layout)
     return replace(spec, tables=tables, provenance=profile.provenance, provenance_note=note, known=known)
 
 
@@ -92,6 +94,8 @@ def _whole_step(spec: ReplicaSpec, profile: Profile) -> ReplicaSpec:
     limits = spec.limits
     sizes = (limits.max_num_batched_tokens, limits.max_running, limits.max_model_len)
     tables = whole_step_tables(profile.step, *sizes, spec.num_blocks * limits.block_size)
+    tables = with_stages(tables, spec.architecture, spec.deployment.layout)
     beyond = profile.extrapolated(*sizes)
     note = "; ".join(beyond) if beyond else "all sizes that the limits allow were measured"
-    return replace(spec, tables=tables, provenance=profile.provenance, provenance_note=note)
+    front_end = front_end_law(profile.front_end)
+    return replace(spec, tables=tables, provenance=profile.provenance, provenance_note=note, front_end=front_end)

@@ -69,21 +69,10 @@ def _timing(profile: Path | None, uncalibrated: bool, factor: float) -> "Timing"
     return replace(profile_timing(read_profile(profile), factor), profile=_profile(profile))
 
 
-def _profile(path: Path) -> "Callable[[ReplicaSpec], tuple[ReplicaSpec, float]]":
+def _profile(path: Path) -> "Callable[[ReplicaSpec], ReplicaSpec]":
     from simkit.cli.profile import with_profile
 
-    def put(spec: "ReplicaSpec") -> "tuple[ReplicaSpec, float]":
-        return with_profile(spec, path, any_device=True), _front_end_s(path)
-
-    return put
-
-
-def _front_end_s(path: Path) -> float:
-    """What a whole-step profile recorded of the front end; 0 where it did not."""
-    from simkit.calibrate.profile import read_profile
-
-    front_end = None if path.is_dir() else read_profile(path).front_end
-    return 0.0 if front_end is None else front_end.arrival_s + front_end.delivery_s
+    return lambda spec: with_profile(spec, path, any_device=True)
 
 
 def _write(validation: "Validation", path: Path) -> None:

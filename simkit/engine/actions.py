@@ -4,6 +4,7 @@ from simkit.compiled import inlined
 from simkit.engine.blocks import hold_cached, hold_new, release, take_slot
 from simkit.engine.ordering import more_urgent, serve_input, urgency
 from simkit.engine.prefix import block_key, cached_block, register_full_blocks
+from simkit.engine.ring import asynchronous, ring_row
 from simkit.engine.state import (
     ADMITTED,
     COPIED_BLOCKS,
@@ -12,7 +13,6 @@ from simkit.engine.state import (
     FREE_BLOCKS,
     I32,
     IN_FLIGHT,
-    OLDEST,
     PREEMPTED,
     PREEMPTED_NOW,
     RUNNING,
@@ -27,7 +27,7 @@ from simkit.engine.waiting import dequeue, enqueue, head
 @inlined
 def open_batch(r: Replica) -> int:
     """Begin a step: an empty batch in the next row of the ring, which is returned."""
-    row = int((r.at[OLDEST] + r.at[IN_FLIGHT]) % 2)
+    row = ring_row(r, r.at[IN_FLIGHT])
     r.batches[row].length = 0
     r.at[ADMITTED] = 0
     r.at[PREEMPTED_NOW] = 0
@@ -58,7 +58,7 @@ def seal_batch(r: Replica, row: int) -> None:
         drafted = computed - progress[request].known - progress[request].placeholders
         samples = drafted + 1 if 0 <= drafted <= r.limits.speculative_tokens else 0
         r.entries[row, k].samples = samples
-        if samples > 0 and r.limits.pipeline_depth > 1:
+        if samples > 0 and asynchronous(r):
             progress[request].placeholders += 1
 
 

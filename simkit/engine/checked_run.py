@@ -8,6 +8,7 @@ from types import FrameType
 
 from simkit.engine.checks import Checker, check_end
 from simkit.engine.histories import History
+from simkit.engine.ring import rows_of
 from simkit.engine.state import (
     FLUSH,
     IN_FLIGHT,
@@ -84,7 +85,7 @@ def checked_run(
 def _rule_behind(r: Replica, said: str) -> Violation:
     """An exception as the rule that was about to break: arrays have as many places as may be taken."""
     step = int(r.at[STEPS]) + 1
-    length = int(r.batches["length"][(r.at[OLDEST] + r.at[IN_FLIGHT]) % 2])
+    length = int(r.batches["length"][(r.at[OLDEST] + r.at[IN_FLIGHT]) % rows_of(r.limits)])
     if said.count("IndexError") and max(length, int(r.at[RUNNING_COUNT])) >= r.limits.max_running:
         return Violation(PLACES_KEPT, step, None, f"all {r.limits.max_running} places were taken: {said}")
     return Violation(RUNS, step, None, said)

@@ -12,6 +12,7 @@ Rules of memory are in `simkit.engine.block_checks`.
 import numpy as np
 
 from simkit.engine.block_checks import check_blocks, check_cache, check_tables
+from simkit.engine.ring import rows_of
 from simkit.engine.state import (
     ABORTED,
     COMPUTED_TOKENS,
@@ -76,7 +77,7 @@ class Checker:
         """Note where everybody stands."""
         self._progress: Records = r.progress.copy()
         self._at: I64 = r.at.copy()
-        self._row = int((r.at[OLDEST] + r.at[IN_FLIGHT]) % 2)
+        self._row = int((r.at[OLDEST] + r.at[IN_FLIGHT]) % rows_of(r.limits))
 
     def after_schedule(self, r: Replica, row: int) -> None:
         """Check a batch before it is sealed, where one can get in between: later rules then meet no wild batch."""

@@ -7,6 +7,7 @@ from simkit.engine.ledger import FIRST_TOKEN_EVENT, book_finish
 from simkit.engine.ordering import serve_output
 from simkit.engine.prefix import register_full_blocks
 from simkit.engine.record import bin_of, log_event
+from simkit.engine.ring import asynchronous
 from simkit.engine.state import (
     ABORTED,
     FAIR,
@@ -40,7 +41,7 @@ def commit(r: Replica, row: int) -> None:
         if r.entries[row, k].samples == 0 or status in (FINISHED, ABORTED):
             continue
         over = _deliver_all(r, now, request, _accepted(r, request, int(r.entries[row, k].samples) - 1) + 1)
-        if status == RUNNING and limits.pipeline_depth > 1:
+        if status == RUNNING and asynchronous(r):
             progress.placeholders -= 1
             if limits.prefix_caching:
                 register_full_blocks(r, request, progress.computed - progress.placeholders)
@@ -104,7 +105,7 @@ def end(r: Replica, request: int, status: int) -> None:
         leave_queue(r, request)
     r.progress[request].status = status
     r.at[UNFINISHED] -= 1
-    if r.limits.pipeline_depth > 1:
+    if asynchronous(r):
         r.at[FLUSH] = 1
 
 

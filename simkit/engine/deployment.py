@@ -12,6 +12,8 @@ from simkit.models.architecture import Architecture
 from simkit.models.captures import default_capture_sizes
 from simkit.models.catalog import load_model
 from simkit.models.device import Device, load_device
+from simkit.models.engine_law import engine_law
+from simkit.models.front_end import NO_FRONT_END, FrontEndLaw
 from simkit.models.layout import Layout
 from simkit.models.memory import MemoryPlan, plan_memory
 from simkit.models.precision import Precision, parse_kv_precision, parse_precision
@@ -56,6 +58,7 @@ class ReplicaSpec:
     tables: StepTables
     provenance: str  # where the step times come from: "calibrated", "uncalibrated", or a profile's name
     provenance_note: str
+    front_end: FrontEndLaw = NO_FRONT_END  # what clients wait for beside the steps, of the same provenance
     known: TableShares | None = None  # how much of each step time is how well known, where a profile says
 
 
@@ -95,7 +98,9 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
         graphs_counted=graphs_counted,
     )
     num_blocks = settings.num_gpu_blocks_override or memory.num_blocks
-    limits = settings.limits(num_blocks, longest, batched, seqs, kv_block_bytes=memory.block_bytes)
+    limits = settings.limits(
+        num_blocks, longest, batched, seqs, kv_block_bytes=memory.block_bytes, stages=deployment.layout.pipeline
+    )
     sizes = TableSizes(
         max_num_batched_tokens=batched,
         max_num_seqs=seqs,
@@ -108,10 +113,11 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
     if deployment.step_time == "calibrated" and calibrated.has_laws(device):
         tables = calibrated.calibrated_tables(arch, device, layout, weights, kv, sizes, deployment.sampling)
         provenance, note = calibrated.PROVENANCE, calibrated.provenance_note(device)
+        front_end = engine_law().front_end(device.name)
     else:
         tables = step_tables(roofline.roofline_law(arch, device, weights), arch, layout, sizes, weights, kv)
-        provenance, note = roofline.PROVENANCE, ROOFLINE_NOTE
-    return ReplicaSpec(deployment, arch, device, memory, num_blocks, limits, tables, provenance, note)
+        provenance, note, front_end = roofline.PROVENANCE, ROOFLINE_NOTE, NO_FRONT_END
+    return ReplicaSpec(deployment, arch, device, memory, num_blocks, limits, tables, provenance, note, front_end)
 
 
 def default_batch(device: Device) -> tuple[int, int]:

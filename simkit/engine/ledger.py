@@ -7,12 +7,12 @@ changes of its phase, so no step has to visit every request, and the parts sum t
 
 from simkit.compiled import inlined
 from simkit.engine.record import log_event
+from simkit.engine.ring import ring_row
 from simkit.engine.state import (
     ADMITTED,
     DECODE,
     DEVICE_FREE,
     IN_FLIGHT,
-    OLDEST,
     OVER,
     PREEMPTED_NOW,
     PREFILL,
@@ -72,14 +72,18 @@ def book_preemptions(r: Replica) -> None:
 
 
 @inlined
-def book_admissions(r: Replica, start: int) -> None:
-    """Begin the prefill of everyone first admitted to the step that starts now; the sums stand at its start."""
+def book_admissions(r: Replica, start: int, booked: int) -> None:
+    """Begin the prefill of everyone first admitted to the step that starts at `start`; the sums stand at `booked`.
+
+    That is later where the step's first stage ran beside the last stage of the one before.
+    """
     at = r.at
     for i in range(at[ADMITTED]):
         request = r.record.admitted[i]
         log_event(r, start, request, SCHEDULED_EVENT)
         if r.ledger[request].phase == QUEUED:
             r.ledger[request].scheduled = start
+            r.ledger[request].prefill += booked - start
             open_phase(r, request, PREFILL, at[SUM_HOST], at[SUM_DECODE], at[SUM_EXTRA])
 
 
@@ -127,6 +131,9 @@ def _book_left_out(r: Replica, row: int, step: int, decode: int, extra: int) -> 
         if k < r.batches[row].length and r.entries[row, k].request == request:
             k += 1
             continue
+        # in a batch on another stage: it is not left out
+        if r.limits.stages > 1 and r.progress[request].computed >= r.progress[request].known:
+            continue
         phase = r.ledger[request].phase
         if phase == PREFILL:
             r.ledger[request].skipped += decode + extra
@@ -142,13 +149,29 @@ def book_finish(r: Replica, row: int, request: int) -> None:
     batches = r.batches
     ledger[request].finish = batches[row].end
     if ledger[request].phase == REDO:
-        # preempted by the step after this one, which had been planned already: nothing was lost
-        ledger[request].preempted += batches[row].end - ledger[request].redo_from
+        # preempted by a step after this one, which had been planned already: nothing was lost
+        lost = batches[row].end - ledger[request].redo_from
+        ledger[request].preempted += max(lost, 0)
+        if lost < 0:
+            _take_back(r, request, -lost)
     else:
-        other = (r.at[OLDEST] + 1) % 2
-        if r.at[IN_FLIGHT] > 1 and ledger[request].skipped_step == batches[other].step:
+        other = ring_row(r, 1)
+        if r.limits.stages == 1 and r.at[IN_FLIGHT] > 1 and ledger[request].skipped_step == batches[other].step:
             # the step planned after this one left it out, but it was over by then
             ledger[request].skipped -= batches[other].decode
         close_phase(r, request, batches[row].sum_host, batches[row].sum_decode, batches[row].sum_extra)
     ledger[request].phase = OVER
     log_event(r, batches[row].end, request, FINISHED_EVENT)
+
+
+@inlined
+def _take_back(r: Replica, request: int, booked: int) -> None:
+    """Take back what was booked between a request's end and its preemption by a later batch of the pipeline."""
+    ledger = r.ledger[request]
+    stalled = min(booked, ledger.stalled)
+    ledger.stalled -= stalled
+    host = min(booked - stalled, ledger.host)
+    ledger.host -= host
+    decode = min(booked - stalled - host, ledger.decode)
+    ledger.decode -= decode
+    ledger.prefill -= booked - stalled - host - decode

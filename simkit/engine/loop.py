@@ -1,7 +1,8 @@
 """The whole simulation: schedule, time, commit.
 
 With asynchronous scheduling a step is planned while the one before it runs (vLLM EngineCore.step_with_batch_queue);
-without, after its output is known. Both are this loop, with two batches in flight or one.
+without, after its output is known; a pipeline has a batch for each of its stages. All are this loop, with so many
+batches in flight.
 """
 
 from simkit.compiled import compiled, inlined
@@ -10,6 +11,8 @@ from simkit.engine.clock import device_ns, round_ns
 from simkit.engine.commit import cancel, commit
 from simkit.engine.ledger import ARRIVED_EVENT, book_admissions, book_preemptions, book_step
 from simkit.engine.record import log_event, log_step
+from simkit.engine.ring import ring_row
+from simkit.engine.stages import leaves_first_stage, pass_stages
 from simkit.engine.state import (
     BUSY,
     COMPUTED_TOKENS,
@@ -80,7 +83,13 @@ def turn(r: Replica, tables: StepTables) -> None:
         device, decode = device_ns(r, tables, row)
         # copies wait for no kernel and no kernel starts before them (vLLM 0.6 worker.py, execute_worker)
         device += at[COPIED_BLOCKS] * r.limits.swap_block_ns
-        dispatch(r, row, host, device, decode)
+        if r.limits.stages > 1:
+            start = max(at[NOW] + host, leaves_first_stage(r))
+            end = pass_stages(r, tables, row, start, device)
+        else:
+            start = max(at[NOW] + host, at[DEVICE_FREE])
+            end = start + device
+        dispatch(r, row, start, end, device, decode)
         at[NOW] += host
         if r.batches[row].length > 0 and at[IN_FLIGHT] < r.limits.pipeline_depth:
             return
@@ -89,7 +98,7 @@ def turn(r: Replica, tables: StepTables) -> None:
     row = at[OLDEST]
     at[NOW] = max(at[NOW], r.batches[row].end)
     commit(r, row)
-    at[OLDEST] = (row + 1) % 2
+    at[OLDEST] = ring_row(r, 1)
     at[IN_FLIGHT] -= 1
 
 
@@ -112,28 +121,32 @@ def receive(r: Replica) -> None:
 
 
 @inlined
-def dispatch(r: Replica, row: int, host: int, device: int, decode: int) -> None:
-    """Start a planned batch as soon as host and device are ready: it takes them `host` and `device` ns.
+def dispatch(r: Replica, row: int, start: int, end: int, device: int, decode: int) -> None:
+    """Start a planned batch: it enters the device at `start` ns and leaves it at `end`, later than the one before.
 
-    `decode` is what the device would take without the batch's prefill chunks.
+    `device` ns are spent on it, all stages together, `decode` of these without the batch's prefill chunks. Of a
+    pipeline's time, which its batches share, each has what it adds to the end of the one before.
     """
     at = r.at
     batch = r.batches[row]
     book_preemptions(r)
     begin = max(at[NOW], at[DEVICE_FREE])
-    batch.start = max(at[NOW] + host, at[DEVICE_FREE])
-    batch.end = batch.start + device
+    if device > end - at[DEVICE_FREE]:
+        decode = int(decode * ((end - at[DEVICE_FREE]) / device))
+        device = end - at[DEVICE_FREE]
+    batch.start = start
+    batch.end = end
     batch.decode = decode
     batch.step = at[STEPS] + 1
     batch.free = r.pool.counts[FREE_BLOCKS]
     batch.running = at[RUNNING_COUNT]
     batch.waiting = at[WAITING_COUNT]
     batch.distinct = r.pool.counts[DISTINCT_KEYS]
-    at[SUM_HOST] += batch.start - at[DEVICE_FREE]
-    book_admissions(r, batch.start)
+    at[SUM_HOST] += end - device - at[DEVICE_FREE]
+    book_admissions(r, start, end - device)
     at[SUM_DECODE] += decode
     at[SUM_EXTRA] += device - decode
-    at[DEVICE_FREE] = batch.end
+    at[DEVICE_FREE] = end
     batch.sum_host = at[SUM_HOST]
     batch.sum_decode = at[SUM_DECODE]
     batch.sum_extra = at[SUM_EXTRA]
@@ -143,6 +156,6 @@ def dispatch(r: Replica, row: int, host: int, device: int, decode: int) -> None:
         at[COMPUTED_TOKENS] += tokens
         r.record.batch_requests[batch.length] += 1
         r.record.batch_tokens[tokens] += 1
-    log_step(r, begin, batch.end, device, tokens)
+    log_step(r, begin, end, device, tokens)
     at[BUSY] += device
     at[IN_FLIGHT] += 1

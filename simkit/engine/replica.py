@@ -3,6 +3,7 @@
 import numpy as np
 
 from simkit.engine.record import BINS, BUCKETS, EVENT_CAPACITY, FIRST_BUCKET_NS
+from simkit.engine.ring import rows_of
 from simkit.engine.state import (
     BATCH,
     BLOCK,
@@ -39,7 +40,7 @@ def new_replica(
 
     `requests` are REQUEST records in order of arrival, `aborts` ABORT records in order of time.
     """
-    at = np.zeros(PLACES, dtype=np.int64)
+    at = np.zeros(PLACES + limits.stages - 1, dtype=np.int64)
     at[ROWS] = len(requests)
     at[BUCKET] = FIRST_BUCKET_NS
     return Replica(
@@ -50,8 +51,8 @@ def new_replica(
         progress=records(len(requests), PROGRESS),
         ledger=records(len(requests), LEDGER),
         pool=_new_pool(limits, num_blocks),
-        entries=records((2, limits.max_running), ENTRY),
-        batches=records(2, BATCH),
+        entries=records((rows_of(limits), limits.max_running), ENTRY),
+        batches=records(rows_of(limits), BATCH),
         record=_new_recorder(limits, event_capacity),
         running=np.zeros(limits.max_running, dtype=np.int32),
         waiting=np.zeros(len(requests), dtype=np.int32),

@@ -87,7 +87,7 @@ class EngineSettings(BaseModel):
     discipline: str = Field(default="vllm-v1", description="what fills a step; vllm-v1 is the engine's own")
     policy: Policy = Field(default="fcfs", description="order of the queue; fcfs and priority are vLLM's own")
     preemptive: bool = Field(default=False, description="urgent requests take the places of running ones (not in vLLM)")
-    async_scheduling: bool = True
+    async_scheduling: bool = Field(default=True, description="off with pipeline stages")
     preemption_mode: Literal["recompute", "swap"] = Field(default="recompute", description="swap: vllm-v0 only")
     # PCIe 4.0 x16 carries 31.5 GB/s; that copies of pinned memory reach 80 % of it is an assumption
     swap_gb_per_s: float = Field(default=25.0, gt=0.0, le=1e4, allow_inf_nan=False, description="host link, each way")
@@ -165,15 +165,23 @@ class EngineSettings(BaseModel):
         max_num_seqs: int,
         content_span: int = 1,
         kv_block_bytes: int = 0,
+        stages: int = 1,
     ) -> Limits:
         """The settings as the loop needs them, with what was left to defaults filled in.
 
-        `kv_block_bytes` of one GPU, which swaps over a link of its own, are needed for swapping only.
+        `kv_block_bytes` of one GPU, which swaps over a link of its own, are needed for swapping only. A pipeline of
+        `stages` has a batch for each of them in flight and is not scheduled asynchronously (vLLM's default with
+        pipeline stages: VllmConfig.max_concurrent_batches).
 
         Raises InputError where vLLM refuses to start: a KV cache smaller than one request of maximum length, or
-        without chunked prefill a step smaller than a prompt.
+        without chunked prefill a step smaller than a prompt, and for pipeline stages under another discipline.
         """
         dialect = self.dialect()
+        if stages > 1 and self.discipline != "vllm-v1":
+            raise InputError(
+                f"deployment.layout.pipeline={stages}: discipline {self.discipline} knows no batches on several "
+                "stages; use vllm-v1, or pipeline: 1"
+            )
         usable_tokens = (num_blocks - 1) * self.block_size
         if usable_tokens < max_model_len:
             raise InputError(
@@ -206,11 +214,12 @@ class EngineSettings(BaseModel):
             reserve_full_isl=dialect.has_reserve_full_isl if reserve is None else reserve,
             uncached_free_to_front=dialect.uncached_free_to_front,
             content_span=content_span,
-            pipeline_depth=2 if self.async_scheduling else 1,
+            pipeline_depth=stages if stages > 1 else 2 if self.async_scheduling else 1,
             swap_block_ns=max(1, round(kv_block_bytes / self.swap_gb_per_s)) if swap else 0,
             speculative_tokens=self.speculative_tokens,
             acceptance=float(self.acceptance or 0.0),
             acceptance_seed=self.acceptance_seed,
             draft_ns=round(1e6 * self.draft_step_ms),
             draft_request_ns=round(1e6 * self.draft_request_ms),
+            stages=stages,
         )

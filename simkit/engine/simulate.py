@@ -220,6 +220,7 @@ def _request_columns(replica: Replica, workload: Workload, rows: I64) -> Request
         generated_tokens=narrow(generated),
         hit_tokens=narrow(progress.hit),
         preemptions=narrow(progress.preemptions),
+        front_end_ns=np.zeros(n, dtype=np.int64),
         queue_ns=wide(queue),
         prefill_ns=wide(ledger.prefill),
         decode_ns=wide(ledger.decode),

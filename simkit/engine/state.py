@@ -1,7 +1,7 @@
 """Everything a replica knows, as arrays that the compiled functions change in place.
 
 Requests are rows, numbered in order of arrival. A batch is what one step computes; up to two are in flight, because
-asynchronous scheduling plans a step while the one before runs.
+asynchronous scheduling plans a step while the one before runs, or as many as the pipeline has stages.
 """
 
 from typing import NamedTuple
@@ -45,13 +45,14 @@ class Limits(NamedTuple):
     reserve_full_isl: bool = True  # admit only what fits whole
     uncached_free_to_front: bool = True  # freed blocks without a hash are reused first (vLLM >= 0.24)
     content_span: int = 1  # KV blocks that a content id of the workload covers
-    pipeline_depth: int = 1  # 1: schedule after the output is known; 2: asynchronous scheduling
+    pipeline_depth: int = 1  # batches in flight: one for each stage, and one more with asynchronous scheduling
     swap_block_ns: int = 0  # to copy a block to the host or back; 0: whoever is preempted computes again
     speculative_tokens: int = 0  # a draft proposes to each decoding request a step; 0: no draft
     acceptance: float = 0.0  # chance that a proposal is accepted where all before it were
     acceptance_seed: int = 0
     draft_ns: int = 0  # to propose all drafts of a step
     draft_request_ns: int = 0  # and, besides, for each request that gets some
+    stages: int = 1  # of the pipeline
 
 
 def records(shape: int | tuple[int, ...], kind: np.dtype[np.void]) -> Records:
@@ -228,7 +229,7 @@ class Recorder(NamedTuple):
     COPIED_BLOCKS,  # between device and host by the latest schedule()
     NEW_TOKEN_RATIO,  # sglang: share of the tokens asked for that are expected, in 1e-9; 0: not begun
     FULL_AT,  # sglang: requests running when the last admission failed for want of memory; 0: it did not
-    PLACES,
+    PLACES,  # from here on: ns, when each stage of the pipeline but the last is free
 ) = range(33)
 
 
@@ -242,10 +243,10 @@ class Replica(NamedTuple):
     progress: Records  # PROGRESS [n]
     ledger: Records  # LEDGER [n]
     pool: Pool
-    entries: Records  # ENTRY [2, max_running] of the batches in flight
-    batches: Records  # BATCH [2] a ring
+    entries: Records  # ENTRY [ring, max_running] of the batches in flight
+    batches: Records  # BATCH [ring]
     record: Recorder
     running: I32  # [max_running] in order of admission
     waiting: I32  # [n] a queue with head and tail, a heap, or in no order, by `ordering`
     tenants: Records  # TENANT [tenants]
-    at: I64  # [PLACES] where it is: clock, counters
+    at: I64  # [PLACES + stages - 1] where it is: clock, counters

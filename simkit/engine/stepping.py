@@ -4,15 +4,23 @@
     ... run the batch: replica.entries[row, :replica.batches[row].length] ...
     complete(replica, row, host_ns, device_ns)
 
-and for requests that are not known beforehand, `submit`. Asynchronous scheduling needs `pipeline_depth` 1 here.
+and for requests that are not known beforehand, `submit`. With asynchronous scheduling, in the order of the loop's turn:
+
+    row = plan(replica, now_ns)
+    begin(replica, row, host_ns, device_ns)
+    ... an empty batch, or as many begun as `pipeline_depth`: ...
+    finish(replica)  # the oldest begun
+
+A pipeline's stages are passed one after the other.
 """
 
-from simkit.compiled import compiled
+from simkit.compiled import compiled, inlined
 from simkit.engine.actions import open_batch, seal_batch
 from simkit.engine.clock import device_ns, round_ns
 from simkit.engine.commit import cancel, commit
 from simkit.engine.loop import dispatch, receive
-from simkit.engine.state import IN_FLIGHT, NEVER, NOW, OLDEST, ROWS, Replica
+from simkit.engine.ring import ring_row
+from simkit.engine.state import DEVICE_FREE, FLUSH, IN_FLIGHT, NEVER, NOW, OLDEST, ROWS, Replica
 from simkit.engine.vllm_v1 import schedule
 from simkit.errors import InputError
 from simkit.models.steptables import StepTables
@@ -38,6 +46,7 @@ def submit(
 def plan(r: Replica, now_ns: int) -> int:
     """Take what has arrived by now and plan the next step; returns its row in `entries` and `batches`."""
     r.at[NOW] = now_ns
+    r.at[FLUSH] = 0
     receive(r)
     row = open_batch(r)
     schedule(r, row)
@@ -54,10 +63,35 @@ def expected_ns(r: Replica, tables: StepTables, row: int) -> tuple[int, int]:
 @compiled
 def complete(r: Replica, row: int, host_ns: int, device_ns: int) -> None:
     """Book a planned step that took `host_ns`, then `device_ns`, and deliver its tokens."""
-    dispatch(r, row, host_ns, device_ns, device_ns)
-    r.at[NOW] = r.batches[row].end
+    _begin(r, row, host_ns, device_ns)
+    _finish(r)
+
+
+@compiled
+def begin(r: Replica, row: int, host_ns: int, device_ns: int) -> None:
+    """Book a planned step as begun: it takes `host_ns`, then, when the step before is done, `device_ns`."""
+    _begin(r, row, host_ns, device_ns)
+
+
+@compiled
+def finish(r: Replica) -> None:
+    """Deliver the tokens of the oldest step begun, at its end."""
+    _finish(r)
+
+
+@inlined
+def _begin(r: Replica, row: int, host_ns: int, device_ns: int) -> None:
+    start = max(r.at[NOW] + host_ns, r.at[DEVICE_FREE])
+    dispatch(r, row, start, start + device_ns, device_ns, device_ns)
+    r.at[NOW] += host_ns
+
+
+@inlined
+def _finish(r: Replica) -> None:
+    row = r.at[OLDEST]
+    r.at[NOW] = max(r.at[NOW], r.batches[row].end)
     commit(r, row)
-    r.at[OLDEST] = (row + 1) % 2
+    r.at[OLDEST] = ring_row(r, 1)
     r.at[IN_FLIGHT] -= 1
 
 

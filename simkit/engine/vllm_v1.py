@@ -8,6 +8,7 @@ from simkit.compiled import inlined
 from simkit.engine.actions import admit, choose_victim, fits, give, grow, preempt
 from simkit.engine.drafts import drafts_of
 from simkit.engine.prefix import longest_hit
+from simkit.engine.ring import in_flight
 from simkit.engine.state import PREEMPTED_NOW, RUNNING_COUNT, WAITING_COUNT, Replica
 from simkit.engine.waiting import head
 
@@ -87,6 +88,9 @@ def _schedule_waiting(r: Replica, row: int, threshold: int, budget: int) -> None
     at = r.at
     while budget > 0 and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] < r.limits.max_running:
         request = head(r)
+        # its token is still on its way through the pipeline; vLLM lets the next overtake it
+        if r.limits.stages > 1 and in_flight(r, request):
+            return
         hits, idle = 0, 0
         if r.limits.prefix_caching:
             hits, idle = longest_hit(r, request)

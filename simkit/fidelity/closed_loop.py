@@ -54,8 +54,8 @@ def loop_workload(loop: ClosedLoop, seed: int = 0) -> Workload:
     )
 
 
-def replay_loop(spec: ReplicaSpec, loop: ClosedLoop, front_end_s: float = 0.0, seed: int = 0) -> LoopFigures:
-    """Mean TTFT and TPOT of the loop's requests on a replica.
+def replay_loop(spec: ReplicaSpec, loop: ClosedLoop, seed: int = 0) -> LoopFigures:
+    """Mean TTFT and TPOT of the loop's requests on a replica, as the client sees them.
 
     Raises:
         InputError: the engine runs fewer requests at once than the client keeps in flight, or turns some away.
@@ -73,7 +73,7 @@ def replay_loop(spec: ReplicaSpec, loop: ClosedLoop, front_end_s: float = 0.0, s
         raise InputError(f"a request of the loop does not fit max_model_len={limits.max_model_len}; raise it")
     finish = np.sort(requests.finish_ns)
     sent = np.concatenate([np.zeros(loop.concurrency, dtype=np.int64), finish])[: loop.requests]
-    ttft_s = (requests.first_token_ns - sent) / 1e9 + front_end_s
+    ttft_s = (requests.first_token_ns - sent + spec.front_end.ns(requests.prompt_tokens)) / 1e9
     tokens = requests.generated_tokens.astype(np.float64)
     spans = (requests.finish_ns - requests.first_token_ns) / 1e9
     many = tokens > 1

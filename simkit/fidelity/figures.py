@@ -27,9 +27,9 @@ class ClientLatencies(NamedTuple):
     e2e_s: F64
 
 
-def client_latencies(latencies: Latencies, front_end_s: float) -> ClientLatencies:
-    """Simulated latencies with the time outside of the engine added."""
-    return ClientLatencies(latencies.ttft_s + front_end_s, latencies.tpot_s, latencies.e2e_s + front_end_s)
+def client_latencies(latencies: Latencies) -> ClientLatencies:
+    """What inference-perf calls ITL is our TPOT."""
+    return ClientLatencies(latencies.ttft_s, latencies.tpot_s, latencies.e2e_s)
 
 
 def figures(latencies: ClientLatencies, which: Mask | None = None) -> Figures:

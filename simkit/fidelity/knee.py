@@ -18,7 +18,7 @@ def knee_per_s(run: MeasuredRun, timing: Timing | None = None) -> float:
     Measured on the replay of a flood, between a quarter and three quarters of its ends, so that neither the filling
     nor the emptying of the batch counts. Raises InputError as `predict_run` does.
     """
-    spec, _ = timed(deployment_of(run), timing or Timing(), run.workload_spec.prompt_tokens)
+    spec = timed(deployment_of(run), timing or Timing())
     count = ROUNDS * spec.limits.max_running
     flood = SharedPrefixLoad.model_validate(
         run.workload_spec.model_dump() | {"stages": [[FLOOD_PER_S, count / FLOOD_PER_S]]}

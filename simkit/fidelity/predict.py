@@ -12,10 +12,10 @@ from simkit.fidelity.deployments import deployment_of
 from simkit.fidelity.figures import Figures, client_latencies, figures
 from simkit.fidelity.measured_runs import MeasuredRun
 from simkit.fidelity.shared_prefix import StagedWorkload, shared_prefix_workload
+from simkit.metrics.front_end import with_front_end
 from simkit.metrics.latency import finished_latencies
 from simkit.metrics.result import RunResult, Status
-from simkit.models.calibrated import PROVENANCE as CALIBRATED
-from simkit.models.engine_law import engine_law
+from simkit.models.front_end import NO_FRONT_END, FrontEndLaw
 from simkit.models.steptables import StepTables, scaled
 from simkit.workloads.workload import Workload
 
@@ -25,12 +25,13 @@ class Timing:
     """Where step times and the front end's time come from."""
 
     step_time: StepTime = "calibrated"
-    # puts a profile's step times into a deployment, and says what its front end takes, s
-    profile: Callable[[ReplicaSpec], tuple[ReplicaSpec, float]] | None = None
-    # tables and front end, s, of a whole-step profile: batched tokens, sequences, model length, KV tokens at most
-    whole_step: Callable[[int, int, int, int], tuple[StepTables, float]] | None = None
+    # puts a profile's step times, and its front end, into a deployment
+    profile: Callable[[ReplicaSpec], ReplicaSpec] | None = None
+    # the tables of a whole-step profile: batched tokens, sequences, model length, KV tokens at most
+    whole_step: Callable[[int, int, int, int], StepTables] | None = None
     # the same of its median step, for medians over requests; None: the profile has none, and they are of `whole_step`
-    typical_step: Callable[[int, int, int, int], tuple[StepTables, float]] | None = None
+    typical_step: Callable[[int, int, int, int], StepTables] | None = None
+    front_end: FrontEndLaw = NO_FRONT_END  # of step logs, which have no deployment
     factor: float = 1.0  # on every step time: what if they were wrong by so much
 
 
@@ -45,17 +46,14 @@ class Prediction:
     rejected: int
 
 
-def timed(deployment: Deployment, timing: Timing, prompt_tokens: int) -> tuple[ReplicaSpec, float]:
-    """A deployment with its step times, and its front end's time in s."""
+def timed(deployment: Deployment, timing: Timing) -> ReplicaSpec:
+    """A deployment with its step times."""
     spec = resolve(deployment.model_copy(update={"step_time": timing.step_time}))
     if timing.profile is not None:
-        spec, front_end_s = timing.profile(spec)
-    else:
-        known = spec.provenance == CALIBRATED
-        front_end_s = engine_law().front_end_ns(spec.device.name, prompt_tokens) / 1e9 if known else 0.0
+        spec = timing.profile(spec)
     if timing.factor != 1.0:
         spec = replace(spec, tables=scaled(spec.tables, timing.factor))
-    return spec, front_end_s
+    return spec
 
 
 def predict_run(run: MeasuredRun, timing: Timing | None = None, seed: int = 0) -> Prediction:
@@ -65,12 +63,12 @@ def predict_run(run: MeasuredRun, timing: Timing | None = None, seed: int = 0) -
         InputError: the model or device is not known, or the deployment is impossible; its message says why.
     """
     load = run.workload_spec
-    spec, front_end_s = timed(deployment_of(run), timing or Timing(), load.prompt_tokens)
+    spec = timed(deployment_of(run), timing or Timing())
     staged = shared_prefix_workload(load, run.output_tokens, run.id, seed)
-    return predict_staged(spec, staged, front_end_s, [rate for rate, _ in load.stages])
+    return predict_staged(spec, staged, [rate for rate, _ in load.stages])
 
 
-def predict_staged(spec: ReplicaSpec, staged: StagedWorkload, front_end_s: float, rates: list[float]) -> Prediction:
+def predict_staged(spec: ReplicaSpec, staged: StagedWorkload, rates: list[float]) -> Prediction:
     """Replay a staged workload on a deployment.
 
     Raises:
@@ -78,7 +76,7 @@ def predict_staged(spec: ReplicaSpec, staged: StagedWorkload, front_end_s: float
     """
     result = replay(spec, staged.workload)
     latencies = finished_latencies(result.requests)
-    seen = client_latencies(latencies, front_end_s)
+    seen = client_latencies(latencies)
     if len(latencies.row) == 0:
         raise InputError(f"{staged.workload.name}: no request fits max_model_len={spec.limits.max_model_len}; raise it")
     stage = staged.stage[latencies.row]
@@ -96,7 +94,7 @@ def predict_staged(spec: ReplicaSpec, staged: StagedWorkload, front_end_s: float
 
 
 def replay(spec: ReplicaSpec, workload: Workload) -> RunResult:
-    """The workload on one replica; a KeyboardInterrupt in the middle is raised on."""
+    """The workload on one replica, seen by its clients; a KeyboardInterrupt in the middle is raised on."""
     engine = spec.deployment.engine
     result = simulate(
         workload,
@@ -110,4 +108,4 @@ def replay(spec: ReplicaSpec, workload: Workload) -> RunResult:
     )
     if not result.complete:
         raise KeyboardInterrupt
-    return result
+    return replace(result, requests=with_front_end(result.requests, spec.front_end.ns(workload.prompt_tokens)))

@@ -1,21 +1,24 @@
 """A run recorded step by step (`simkit-measured-run-1`) beside its replay."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simkit.calibrate.front_end import front_end_law
 from simkit.calibrate.profile import Profile
 from simkit.calibrate.recorded_workload import recorded_workload
 from simkit.calibrate.step_log import StepLog
-from simkit.calibrate.step_model import WholeStep, whole_step_tables
+from simkit.calibrate.step_model import whole_step_tables
 from simkit.engine.settings import EngineSettings
 from simkit.engine.simulate import simulate
 from simkit.errors import InputError
 from simkit.fidelity.comparison import WHOLE, Compared, ComparedRun
 from simkit.fidelity.figures import MEDIANS, ClientLatencies, client_latencies, figures
 from simkit.fidelity.predict import Timing
+from simkit.metrics.front_end import with_front_end
 from simkit.metrics.latency import finished_latencies
 from simkit.models.steptables import StepTables, scaled
 
@@ -23,24 +26,16 @@ I64 = NDArray[np.int64]
 
 BLOCK_TOKENS = 16  # vLLM's default, where a header does not say
 
-WholeStepTables = Callable[[int, int, int, int], tuple[StepTables, float]]
+WholeStepTables = Callable[[int, int, int, int], StepTables]
 
 
 def profile_timing(profile: Profile, factor: float = 1.0) -> Timing:
     """The timing of step logs by a whole-step profile: its mean step, its median step, and its front end."""
-    front = profile.front_end
-    front_end_s = 0.0 if front is None else front.arrival_s + front.delivery_s
-
-    def tables_of(step: WholeStep) -> WholeStepTables:
-        return lambda batched, seqs, longest, kv_tokens: (
-            whole_step_tables(step, batched, seqs, longest, kv_tokens),
-            front_end_s,
-        )
-
     typical = profile.typical_step
     return Timing(
-        whole_step=tables_of(profile.step),
-        typical_step=None if typical is None else tables_of(typical),
+        whole_step=partial(whole_step_tables, profile.step),
+        typical_step=None if typical is None else partial(whole_step_tables, typical),
+        front_end=front_end_law(profile.front_end),
         factor=factor,
     )
 
@@ -66,15 +61,16 @@ def compare_recorded(log: StepLog, timing: Timing) -> ComparedRun:
     batched, seqs, blocks = (int(size or 0) for size in sizes)
     workload = recorded_workload(log)
     longest = int((workload.prompt_tokens.astype(np.int64) + workload.output_tokens).max())
-    settings = EngineSettings(async_scheduling=False, block_size=header.block_size or BLOCK_TOKENS)
+    settings = EngineSettings(async_scheduling=header.async_scheduling, block_size=header.block_size or BLOCK_TOKENS)
     limits = settings.limits(blocks, longest, batched, seqs)
 
     def replayed(step: WholeStepTables) -> ClientLatencies:
-        tables, front_end_s = step(batched, seqs, longest, blocks * limits.block_size)
+        tables = step(batched, seqs, longest, blocks * limits.block_size)
         result = simulate(workload, limits, _by(tables, timing.factor), blocks)
         if not result.complete:
             raise KeyboardInterrupt
-        return client_latencies(finished_latencies(result.requests), front_end_s)
+        seen = with_front_end(result.requests, timing.front_end.ns(workload.prompt_tokens))
+        return client_latencies(finished_latencies(seen))
 
     # a mean over requests follows the mean step, stretched ones included; a median follows the median step
     predicted = replayed(timing.whole_step)

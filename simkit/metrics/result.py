@@ -22,7 +22,16 @@ class Status(IntEnum):
     FAILED = 4  # in a fleet: its replica was lost, and nobody tried again
 
 
-WATERFALL = ("queue_ns", "prefill_ns", "decode_ns", "stalled_ns", "preempted_ns", "host_ns", "transfer_ns")
+WATERFALL = (
+    "front_end_ns",
+    "queue_ns",
+    "prefill_ns",
+    "decode_ns",
+    "stalled_ns",
+    "preempted_ns",
+    "host_ns",
+    "transfer_ns",
+)
 """The parts of a request's life, in the order drawn; for a finished request they sum exactly to its E2E latency."""
 
 
@@ -38,13 +47,14 @@ class RequestColumns:
     status: I8
     arrival_ns: I64
     scheduled_ns: I64  # start of the first step that computed some of it
-    first_token_ns: I64
+    first_token_ns: I64  # when its client has it, as `finish_ns`; the engine had it `front_end_ns` before
     finish_ns: I64
     prompt_tokens: I32
     output_tokens: I32  # asked
     generated_tokens: I32  # delivered: output_tokens when finished
     hit_tokens: I32  # prompt tokens found in the prefix cache at first admission
     preemptions: I32
+    front_end_ns: I64  # HTTP, tokenisation and hand-over between processes, there and back
     queue_ns: I64  # from arrival to `scheduled_ns`
     prefill_ns: I64  # device time of steps while its own prompt was being computed
     decode_ns: I64  # device time of the decode share of steps while it decoded

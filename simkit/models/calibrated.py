@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from simkit.models.architecture import Architecture
+from simkit.models.architecture import Architecture, ParameterGroup
 from simkit.models.device import Device
 from simkit.models.efficiency import HOST_REQUEST_NS, HOST_STEP_NS, LAUNCH_NS, CollectiveFamily, collective
 from simkit.models.engine_law import EngineLaw, engine_law
@@ -15,8 +15,11 @@ from simkit.models.step_law import StepLaw, TableSizes, step_tables
 from simkit.models.steptables import StepTables
 
 PROVENANCE = "calibrated"
-# kernels of a MoE layer that the tables measure together with its two products
+# kernels of a MoE layer that the tables measure together with its two products: their fixed time is the law's, and so
+# is how fast those that touch every copy of a token are
 INSIDE_GROUPED = ("route", "expert_activation", "combine")
+COPIES = ("expert_activation", "combine")
+EIGHT = ("fp8", "int8", "nvfp4")  # what the laws of 8 bits stand for
 GROUPED_PRODUCTS = 2  # of a layer, between which its fixed time is divided
 ELEMENTWISE_BANDWIDTH = 0.60  # of the device's, for large steps: Vidur's A100 and H100 profiles, as in efficiency.py
 
@@ -34,7 +37,12 @@ def provenance_note(device: Device) -> str:
     kernels = f"kernels as measured on {measured}"
     if measured != device.name:
         kernels += f", whose fractions of the peaks {device.name} is given"
-    return f"{kernels} (AIConfigurator's tables), engine constants fitted on runs of vLLM 0.15; see docs/validate.md"
+    front = engine_law().front_end(device.name)
+    client = f"front end {front.request_ns / 1e6:.2g} ms and {front.token_ns / 1e3:.2g} us a prompt token"
+    return (
+        f"{kernels} (AIConfigurator's tables), engine constants fitted on runs of vLLM 0.15 ({client}); "
+        "see docs/validate.md"
+    )
 
 
 def calibrated_tables(
@@ -46,6 +54,7 @@ def calibrated_tables(
     sizes: TableSizes | None = None,
     sampling: Sampling = "published",
     engine: EngineLaw | None = None,
+    laws: DeviceLaws | None = None,
 ) -> StepTables:
     """The step-time tables of a deployment on a device that has kernel laws (`has_laws`).
 
@@ -58,6 +67,7 @@ def calibrated_tables(
         sizes: how far the tables reach.
         sampling: whether sampling sorts the vocabulary.
         engine: the engine's constants; None are those that ship.
+        laws: of the kernels; None are the device's.
 
     Raises:
         InputError: the layout is impossible.
@@ -65,7 +75,7 @@ def calibrated_tables(
     found = laws_of(device)
     assert found is not None, "ask has_laws first"
     layout = layout or Layout()
-    law = calibrated_law(arch, device, layout, weights, found[0], engine or engine_law(), sampling)
+    law = calibrated_law(arch, device, layout, weights, laws or found[0], engine or engine_law(), sampling)
     return step_tables(law, arch, layout, sizes or TableSizes(), weights, kv)
 
 
@@ -106,23 +116,35 @@ def operator_ns(
     family = operator.family
     if family in ("all_reduce", "all_gather", "send"):
         return engine.all_reduce_factor * _collective_ns(operator, family, device, layout, laws)
+    if family in ("all_to_all", "all_to_all_network"):  # no run of an engine with these was fitted
+        return _collective_ns(operator, family, device, layout, laws)
     memory_s = operator.memory_bytes / device.bandwidth_bytes_per_s
+    if operator.name in COPIES:
+        return memory_s / _experts_law(laws, stored_as(arch, "experts", weights)).copies * 1e9
     if family == "elementwise":
         fixed = 0.0 if operator.name in INSIDE_GROUPED else operator.launches * engine.elementwise_us * 1e3
         streamed = 0.0 if operator.name in INSIDE_GROUPED else memory_s / ELEMENTWISE_BANDWIDTH * 1e9
         return np.where(memory_s > 0, np.maximum(fixed, streamed), 0.0)
-    quantized = operator.group is not None and arch.weight_bits(operator.group, weights) < 16
-    precision = (weights or arch.native_weights) if quantized else "bf16"
+    precision = "bf16" if operator.group is None else stored_as(arch, operator.group, weights)
     compute_s = operator.flops / device.flops_per_s(precision)
-    eight = quantized and precision in ("fp8", "int8", "nvfp4")
     if family == "grouped_gemm":
-        four = quantized and precision in ("int4", "mxfp4")
-        law = laws.grouped_gemm_8bit if eight else laws.grouped_gemm_4bit if four else laws.grouped_gemm
-        return _shared_fixed(law).ns(compute_s, memory_s, operator.launches)
+        return _shared_fixed(_experts_law(laws, precision)).ns(compute_s, memory_s, operator.launches)
     if family == "gemm":
-        return (laws.gemm_8bit if eight else laws.gemm).ns(compute_s, memory_s, operator.launches)
+        return (laws.gemm_8bit if precision in EIGHT else laws.gemm).ns(compute_s, memory_s, operator.launches)
     law = laws.attention_decode if family == "attention_decode" else laws.attention_prefill
     return law.ns(compute_s, memory_s, operator.launches)
+
+
+def stored_as(arch: Architecture, group: ParameterGroup, weights: Precision | None) -> Precision:
+    """The precision of a group of weights; bf16 for all of 16 bits."""
+    return (weights or arch.native_weights) if arch.weight_bits(group, weights) < 16 else "bf16"
+
+
+def _experts_law(laws: DeviceLaws, precision: Precision) -> KernelLaw:
+    if precision in EIGHT:
+        return laws.grouped_gemm_8bit
+    four = {"int4": laws.grouped_gemm_marlin, "mxfp4": laws.grouped_gemm_4bit}
+    return four.get(precision, laws.grouped_gemm)
 
 
 def _shared_fixed(law: KernelLaw) -> KernelLaw:
@@ -132,7 +154,7 @@ def _shared_fixed(law: KernelLaw) -> KernelLaw:
 def _collective_ns(
     operator: Operator, family: CollectiveFamily, device: Device, layout: Layout, laws: DeviceLaws
 ) -> F64:
-    sent_s = operator.sent_bytes / device.link_bytes_per_s
+    sent_s = operator.sent_bytes / (operator.link_bytes_per_s or device.link_bytes_per_s)
     if family == "all_reduce" and laws.link == device.link.kind:
         share = 2.0 * (layout.tensor - 1) / layout.tensor
         message = operator.sent_bytes / (share * operator.launches)

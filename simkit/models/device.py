@@ -100,7 +100,10 @@ def _device(name: str, place: str, content: object) -> Device:
     try:
         return Device.model_validate({**content, "name": name})
     except ValidationError as error:
-        raise InputError(first_error(error, f"{place}: device {name!r}", Device.model_fields)) from error
+        message = first_error(error, f"{place}: device {name!r}", Device.model_fields)
+        raise InputError(
+            f"{message} (a figure is {{value: 864, source: datasheet}}; docs/plan.md has an example)"
+        ) from error
 
 
 @cache

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from simkit.errors import InputError
 from simkit.invalid import first_error
+from simkit.models.front_end import FrontEndLaw
 from simkit.yaml_file import read_mapping
 
 ENGINE_FILE = Path(__file__).parent / "laws" / "engine.yaml"
@@ -35,10 +36,10 @@ class EngineLaw(BaseModel):
         """How much longer this device's host takes than a current one."""
         return self.old_host_factor if device in self.old_host_devices else 1.0
 
-    def front_end_ns(self, device: str, prompt_tokens: int) -> float:
+    def front_end(self, device: str) -> FrontEndLaw:
         """What a client waits for beside the engine's steps, before its first token."""
-        own = self.front_end_ms * 1e6 + self.front_end_token_us * 1e3 * prompt_tokens
-        return own * self.host_factor(device)
+        host = self.host_factor(device)
+        return FrontEndLaw(self.front_end_ms * 1e6 * host, self.front_end_token_us * 1e3 * host)
 
 
 FITTED = tuple(name for name in EngineLaw.model_fields if name != "old_host_devices")

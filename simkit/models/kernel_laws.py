@@ -38,6 +38,7 @@ class KernelLaw(_Part):
     fixed_us: float = Field(ge=0.0, le=1e3)
     corner: float = Field(default=8.0, ge=1.0, le=8.0)  # q
     extra_keys: float = Field(default=0.0, ge=0.0, le=1e5)  # prefill attention: as if each query saw so many more
+    copies: float = Field(default=1.0, gt=0.0, le=1.5)  # MoE: of the bandwidth, where tokens are activated and summed
     error: float = Field(ge=0.0, le=10.0)  # median relative distance from the table
 
     def ns(self, compute_s: F64, memory_s: F64, launches: int) -> F64:
@@ -78,9 +79,10 @@ class DeviceLaws(_Part):
     link: LinkKind  # that `all_reduce` was measured over
     gemm: KernelLaw
     gemm_8bit: KernelLaw
-    grouped_gemm: KernelLaw  # a whole MoE layer: align, two products, activation, combine; `fixed_us` is for all
+    grouped_gemm: KernelLaw  # a MoE layer: align, two products, activation, combine; `fixed_us` is for all of them
     grouped_gemm_8bit: KernelLaw
-    grouped_gemm_4bit: KernelLaw  # weights of 4 bits, multiplied at 16
+    grouped_gemm_4bit: KernelLaw  # weights of 4 bits, multiplied at 16, by the engine's choice of kernel for MXFP4
+    grouped_gemm_marlin: KernelLaw  # the same by Marlin: integer weights, and MXFP4 where the server is told so
     attention_decode: KernelLaw
     attention_prefill: KernelLaw
     all_reduce: tuple[AllReduceLaw, ...] = Field(min_length=1)

@@ -10,25 +10,44 @@ _TENSOR_SIZES = (1, 2, 4, 8, 16, 32)
 
 
 class Layout(BaseModel):
-    """Tensor, pipeline and expert parallel sizes in vLLM's meaning.
+    """Tensor, pipeline, data and expert parallel sizes in vLLM's meaning.
 
     With `expert` = `tensor` the experts are spread whole over the tensor group (`--enable-expert-parallel`) instead of
     each being cut in `tensor` slices; activations stay replicated, so the exchange is the same all-reduce.
+
+    With `data` = d, d engines, each with its own requests and KV cache, share one set of experts, spread over all their
+    GPUs: `expert` = `tensor` x d. Tokens go to their experts and back by all-to-all in every layer with experts, so the
+    engines take their steps together.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tensor: int = Field(default=1, ge=1, le=1024)
     pipeline: int = Field(default=1, ge=1, le=1024)
+    data: int = Field(default=1, ge=1, le=1024, description="engines that share the experts")
     expert: int = Field(default=1, ge=1, le=1024)
+    expert_skew: float = Field(
+        default=1.0, ge=1.0, le=1024.0, description="tokens of the most loaded GPU's experts over the mean; 1 is even"
+    )
+    expert_zipf: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=5.0,
+        description="in place of expert_skew: Zipf exponent of the choice of experts",
+    )
+    gpus_per_node: int = Field(default=8, ge=1, le=1024, description="GPUs that the device's own link connects")
+    network_gb_per_s: float = Field(
+        default=50.0, gt=0.0, le=1e6, description="between nodes, a GPU, one way; default InfiniBand NDR, 400 Gb/s"
+    )
 
     @property
     def gpus(self) -> int:
-        """GPUs of one replica."""
+        """GPUs of one engine."""
         return self.tensor * self.pipeline
 
     def __str__(self) -> str:
-        return f"tensor {self.tensor}, pipeline {self.pipeline}, expert {self.expert}"
+        data = f", data {self.data}" if self.data > 1 else ""
+        return f"tensor {self.tensor}, pipeline {self.pipeline}{data}, expert {self.expert}"
 
 
 def check_layout(arch: Architecture, layout: Layout) -> None:
@@ -45,15 +64,26 @@ def check_layout(arch: Architecture, layout: Layout) -> None:
             f"layout: pipeline {layout.pipeline}: {arch.name} has {len(arch.layers)} layers; "
             f"use a pipeline of 1 to {len(arch.layers)}"
         )
-    if layout.expert > 1:
+    if layout.expert > 1 or layout.data > 1:
         _check_expert(arch, layout)
+    elif layout.expert_skew != 1.0 or layout.expert_zipf is not None:
+        raise InputError(
+            "layout: expert_skew and expert_zipf go with experts spread over GPUs; set expert, or leave out"
+        )
+    if layout.data > 1 and layout.pipeline > 1:
+        raise InputError(f"layout: data {layout.data}: not with a pipeline of {layout.pipeline} here; use pipeline 1")
 
 
 def _check_expert(arch: Architecture, layout: Layout) -> None:
     experts = {layer.ffn.experts for layer in arch.kinds if isinstance(layer.ffn, MoE)}
     if not experts:
         raise InputError(f"layout: expert {layout.expert}: {arch.name} has no experts; use expert 1")
-    if layout.expert != layout.tensor:
+    if layout.data > 1 and layout.expert != layout.tensor * layout.data:
+        raise InputError(
+            f"layout: data {layout.data}: engines share experts that are spread over all their GPUs; use expert "
+            f"{layout.tensor * layout.data}, or data 1 and pools of engines that share nothing"
+        )
+    if layout.expert != layout.tensor * layout.data:
         raise InputError(
             f"layout: expert {layout.expert}: experts are spread over the tensor group; "
             f"use expert 1 or expert {layout.tensor}"

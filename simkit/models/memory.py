@@ -193,7 +193,7 @@ def _plan(request: _Request) -> MemoryPlan:
             weight_bytes=stage_weights,
             activation_bytes=activation,
             context_bytes=CONTEXT_BYTES,
-            collective_bytes=COLLECTIVE_BYTES if layout.gpus > 1 else 0,
+            collective_bytes=COLLECTIVE_BYTES if layout.gpus * layout.data > 1 else 0,
             graph_bytes=(GRAPH_POOL_BYTES + sizes * GRAPH_BYTES_PER_SIZE) if sizes else 0,
             graphs_counted=request.graphs_counted,
             block_bytes=token_bytes * request.block_size,
@@ -231,7 +231,9 @@ def _remedies(request: _Request, plan: MemoryPlan) -> Iterator[str]:
         yield f"max_model_len {plan.kv_tokens}"
     layout = request.layout
     for tensor in fitting_tensor_sizes(request.arch, layout.expert > 1):
-        larger = layout.model_copy(update={"tensor": tensor, "expert": tensor if layout.expert > 1 else 1})
+        larger = layout.model_copy(
+            update={"tensor": tensor, "expert": tensor * layout.data if layout.expert > 1 else 1}
+        )
         if tensor > layout.tensor and _fits(replace(request, layout=larger)):
             yield f"tensor {tensor}"
             break

@@ -5,8 +5,9 @@ array, so one call gives an operator's cost at every step size. With pipeline st
 summed, since a batch passes through all of them. Elements are 2 bytes wherever a precision is not named.
 """
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,12 +21,22 @@ from simkit.models.architecture import (
     MoE,
     ParameterGroup,
 )
-from simkit.models.layout import Layout, kv_heads_per_gpu, layer_kv_bytes_per_token
+from simkit.models.expert_parallel import peers_of, skew_of
+from simkit.models.layout import Layout, kv_heads_per_gpu, layer_kv_bytes_per_token, stage_layers
 from simkit.models.precision import Precision
 
 F64 = NDArray[np.float64]
 Family = Literal[
-    "gemm", "grouped_gemm", "elementwise", "attention_decode", "attention_prefill", "all_reduce", "all_gather", "send"
+    "gemm",
+    "grouped_gemm",
+    "elementwise",
+    "attention_decode",
+    "attention_prefill",
+    "all_reduce",
+    "all_gather",
+    "all_to_all",
+    "all_to_all_network",
+    "send",
 ]
 
 
@@ -44,6 +55,7 @@ class Operator:
     kv_written_bytes: F64
     sent_bytes: F64  # bytes each GPU sends to others
     group: ParameterGroup | None = None  # whose weights; decides the precision it is computed in
+    link_bytes_per_s: float | None = None  # of the link it sends over; None: the device's own
 
     @property
     def memory_bytes(self) -> F64:
@@ -138,9 +150,14 @@ class _Shard:
 
 
 def linear_operators(
-    arch: Architecture, layout: Layout, tokens: F64, weights: Precision | None = None, kv: Precision = "bf16"
+    arch: Architecture,
+    layout: Layout,
+    tokens: F64,
+    weights: Precision | None = None,
+    kv: Precision = "bf16",
+    stage: int | None = None,
 ) -> list[Operator]:
-    """Everything of a step that depends on its number of new tokens alone.
+    """Everything of a step that depends on its number of new tokens alone, of all pipeline stages or of one.
 
     Args:
         arch: the model.
@@ -148,11 +165,14 @@ def linear_operators(
         tokens: f64[n], new tokens of a step.
         weights: precision the linear layers are stored in; None as published.
         kv: precision of the KV cache, for the write.
+        stage: number of a pipeline stage, with the send to the next; None: all together.
     """
     shard = _Shard(arch, layout, weights, kv, np.asarray(tokens, dtype=np.float64))
     h2 = 2.0 * arch.hidden
-    found = [shard.elementwise("embedding", 1, h2, h2)]
-    for layer, count in arch.kinds.items():
+    first, last = stage in (None, 0), stage in (None, layout.pipeline - 1)
+    layers = arch.layers if stage is None else stage_layers(arch, layout.pipeline)[stage]
+    found = [shard.elementwise("embedding", 1, h2, h2)] if first else []
+    for layer, count in Counter(layers).items():
         attention, ffn = layer.attention, layer.ffn
         # residual add fused in: reads input and residual, writes both (vLLM `fused_add_rms_norm`)
         found.append(shard.elementwise("norm", count * layer.norms, 2 * h2, 2 * h2))
@@ -162,12 +182,13 @@ def linear_operators(
         else:
             found.extend(_latent_projections(shard, attention, count, kv_bytes))
         found.extend(_dense(shard, ffn, count) if isinstance(ffn, DenseFFN) else _experts(shard, ffn, count))
-    if arch.final_norm:
+    if arch.final_norm and last:
         found.append(shard.elementwise("norm", 1, 2 * h2, 2 * h2))
     if layout.tensor > 1:
-        found.append(shard.all_reduce("all_reduce", 2 * len(arch.layers) + 1))  # after embedding, each o, each down
-    if layout.pipeline > 1:
-        found.append(_send(shard))
+        found.append(shard.all_reduce("all_reduce", 2 * len(layers) + first))  # after embedding, each o, each down
+    hops = layout.pipeline - 1 if stage is None else 1 - last
+    if hops > 0:
+        found.append(_send(shard, hops))
     return found
 
 
@@ -218,17 +239,19 @@ def _experts(shard: _Shard, ffn: MoE, count: int) -> Iterator[Operator]:
     """Router and routed experts, each touched expert's weights read once; and the shared expert.
 
     Cut in slices, a GPU runs every touched expert at width / t; spread whole, it runs 1 / t of the touched experts and
-    1 / t of the token copies (balanced load is assumed): the same FLOPs and weight bytes.
+    1 / t of the token copies, times the skew of the most loaded one, which all wait for: even, the same FLOPs and
+    weight bytes. Engines that share experts are taken to compute as many tokens each.
     """
     hidden, tensor, tokens = shard.arch.hidden, shard.layout.tensor, shard.tokens
     yield shard.gemm("router", count, hidden, ffn.experts, "router")
     # top-k and sorting tokens by expert: two small kernels over the scores
     yield shard.elementwise("route", 2 * count, 2.0 * ffn.experts, 4.0 * ffn.per_token)
-    touched = touched_experts(ffn.experts, ffn.per_token, tokens)
-    copies = tokens * ffn.per_token
+    layout = shard.layout
+    touched = touched_experts(ffn.experts, ffn.per_token, tokens * layout.data)
+    copies = tokens * ffn.per_token * layout.data * skew_of(layout, ffn.experts)
     bits = shard.arch.weight_bits("experts", shard.weights)
-    spread = shard.layout.expert > 1
-    width, held = (ffn.width, copies / tensor) if spread else (ffn.width / tensor, copies)
+    spread = layout.expert > 1
+    width, held = (ffn.width, copies / layout.expert) if spread else (ffn.width / tensor, copies)
     for name, inner, outer in (("experts_gate_up", hidden, 2.0 * width), ("experts_down", width, hidden)):
         yield counted(
             name,
@@ -236,7 +259,7 @@ def _experts(shard: _Shard, ffn: MoE, count: int) -> Iterator[Operator]:
             count,
             tokens,
             flops=2.0 * count * held * inner * outer,
-            weights=count * touched / (tensor if spread else 1) * inner * outer * bits / 8,
+            weights=count * touched / layout.expert * inner * outer * bits / 8,
             read=2.0 * count * held * inner,
             written=2.0 * count * held * outer,
             group="experts",
@@ -263,11 +286,29 @@ def _experts(shard: _Shard, ffn: MoE, count: int) -> Iterator[Operator]:
         yield shard.gemm("shared_gate_up", count, hidden, 2.0 * shared, "shared_experts")
         yield shard.elementwise("activation", count, 4.0 * shared, 2.0 * shared)
         yield shard.gemm("shared_down", count, shared, hidden, "shared_experts")
+    if layout.data > 1:
+        yield from _exchanges(shard, ffn, count)
 
 
-def _send(shard: _Shard) -> Operator:
+def _exchanges(shard: _Shard, ffn: MoE, count: int) -> Iterator[Operator]:
+    """Dispatch and combine of all layers: a GPU's share of its engine's tokens to the GPUs of their experts and back.
+
+    Dispatched as the experts compute, in 8 or 16 bits, combined in 16 (DeepEP; vLLM's backends of that name). Messages
+    between nodes are added to those within.
+    """
+    layout = shard.layout
+    element_bytes = (1 if shard.arch.weight_bits("experts", shard.weights) == 8 else 2) + 2
+    sent = count * shard.tokens / layout.tensor * shard.arch.hidden * element_bytes * skew_of(layout, ffn.experts)
+    near, far = peers_of(layout, ffn.per_token)
+    if near > 0:
+        yield counted("exchange", "all_to_all", 2 * count, shard.tokens, sent=sent * near)
+    if far > 0:
+        network = counted("exchange_network", "all_to_all_network", 2 * count, shard.tokens, sent=sent * far)
+        yield replace(network, link_bytes_per_s=layout.network_gb_per_s * 1e9)
+
+
+def _send(shard: _Shard, hops: int) -> Operator:
     """Hidden states and residual pass to the next stage, each GPU sending its slice (vLLM `send_tensor_dict`)."""
-    hops = shard.layout.pipeline - 1
     sent = hops * shard.tokens * 2 * shard.arch.hidden * 2.0 / shard.layout.tensor
     return counted("send", "send", 2 * hops, shard.tokens, sent=sent)
 

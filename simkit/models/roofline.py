@@ -34,9 +34,9 @@ def operator_ns(operator: Operator, device: Device, arch: Architecture, weights:
     Attention and elementwise work is computed at 16 bits, GEMMs at the precision their weights are stored in.
     """
     family = operator.family
-    if family in ("all_reduce", "all_gather", "send"):
+    if family in ("all_reduce", "all_gather", "all_to_all", "all_to_all_network", "send"):
         constants = collective(family, device)
-        seconds = operator.sent_bytes / (constants.efficiency * device.link_bytes_per_s)
+        seconds = operator.sent_bytes / (constants.efficiency * (operator.link_bytes_per_s or device.link_bytes_per_s))
         return np.where(operator.sent_bytes > 0, operator.launches * constants.fixed_ns + seconds * 1e9, 0.0)
     quantized = operator.group is not None and arch.weight_bits(operator.group, weights) < 16
     peak = device.flops_per_s((weights or arch.native_weights) if quantized else "bf16")

@@ -1,6 +1,6 @@
 """How many bytes of weights each GPU of a layout holds."""
 
-from simkit.models.architecture import Architecture, Attention, GroupedAttention, Layer, MoE, layer_parameters
+from simkit.models.architecture import Architecture, Attention, GroupedAttention, Layer, layer_parameters
 from simkit.models.layout import Layout, kv_heads_per_gpu, stage_layers
 from simkit.models.precision import Precision
 
@@ -26,17 +26,16 @@ def attention_parameters_per_gpu(attention: Attention, hidden: int, tensor: int)
     return attention.parameters(hidden) - cut + cut // tensor
 
 
-def layer_weight_bytes(arch: Architecture, layer: Layer, tensor: int, weights: Precision | None) -> float:
-    """Bytes of one layer's weights on one of `tensor` GPUs; norms and router are copied, the rest is cut.
+def layer_weight_bytes(arch: Architecture, layer: Layer, layout: Layout, weights: Precision | None) -> float:
+    """Bytes of one layer's weights on one GPU of a layout; norms and router are copied, the rest is cut.
 
-    Experts weigh the same cut in slices or spread whole.
+    Experts weigh the same cut in slices or spread whole, over the tensor group or over all engines that share them.
     """
+    tensor = layout.tensor
+    cuts = {"experts": tensor * layout.data, "shared_experts": tensor, "dense_ffn": tensor}
     parts = layer_parameters(layer, arch.hidden, arch.norm_has_bias)
     parts["attention"] = attention_parameters_per_gpu(layer.attention, arch.hidden, tensor)
-    cut = ("experts", "shared_experts") if isinstance(layer.ffn, MoE) else ("dense_ffn",)
-    return sum(
-        count * arch.weight_bits(group, weights) / 8 / (tensor if group in cut else 1) for group, count in parts.items()
-    )
+    return sum(count * arch.weight_bits(group, weights) / 8 / cuts.get(group, 1) for group, count in parts.items())
 
 
 def weight_bytes_per_stage(arch: Architecture, layout: Layout, weights: Precision | None = None) -> list[int]:
@@ -46,7 +45,7 @@ def weight_bytes_per_stage(arch: Architecture, layout: Layout, weights: Precisio
     where they are tied and the stages differ); each is cut over the tensor group.
     """
     stages = stage_layers(arch, layout.pipeline)
-    sums = [sum(layer_weight_bytes(arch, layer, layout.tensor, weights) for layer in stage) for stage in stages]
+    sums = [sum(layer_weight_bytes(arch, layer, layout, weights) for layer in stage) for stage in stages]
     groups = arch.parameters_by_group
     table = 2.0 * groups["embedding"] / layout.tensor
     sums[0] += table + 2.0 * arch.encoder_parameters / layout.tensor

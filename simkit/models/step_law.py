@@ -8,10 +8,13 @@ import numpy as np
 from simkit.models.architecture import Architecture
 from simkit.models.attention_operators import decode_attention, prefill_attention
 from simkit.models.captures import default_capture_sizes, padded_tokens
-from simkit.models.layout import Layout, check_layout
+from simkit.models.layout import Layout, check_layout, stage_layers
 from simkit.models.operators import F64, Operator, linear_operators, sampling_operators
 from simkit.models.precision import Precision
 from simkit.models.steptables import StepTables, grid_values
+
+# operators that compute the tokens of all engines that share the experts
+EXPERTS = ("experts_gate_up", "experts_down", "expert_activation", "combine")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class TableSizes:
 def step_tables(
     law: StepLaw, arch: Architecture, layout: Layout, sizes: TableSizes, weights: Precision | None, kv: Precision
 ) -> StepTables:
-    """The step-time tables of a deployment. Stages of a pipeline are passed one after the other.
+    """The step-time tables of a deployment; of a pipeline also what each stage's share of a step is.
 
     Raises:
         InputError: the layout is impossible.
@@ -65,8 +68,14 @@ def step_tables(
     batch, contexts = _axes(seqs, held)
     window = max((layer.attention.window_tokens or 0 for layer in arch.kinds), default=0)
     sampling = _sum_ns(law, sampling_operators(arch, layout, rows), rows.shape)
-    return StepTables(
-        linear_ns=np.maximum.accumulate(_linear_ns(law, arch, layout, batched, sizes.captures(), weights, kv)),
+    stages = np.stack(
+        [
+            np.maximum.accumulate(_linear_ns(law, arch, layout, batched, sizes.captures(), weights, kv, stage))
+            for stage in range(layout.pipeline)
+        ]
+    )
+    tables = StepTables(
+        linear_ns=stages.sum(axis=0),
         sample_ns=sampling + law.row_ns * rows,
         host_ns=np.where(rows > 0, law.host_step_ns + law.host_request_ns * rows, 0.0),
         decode_ns=decode_ns(law, arch, layout, batch, contexts, False, kv),
@@ -74,6 +83,26 @@ def step_tables(
         prefill_ns=prefill_ns(law, arch, layout, *_axes(batched, longest), kv),
         window_tokens=window,
     )
+    if layout.data > 1:
+        padded = padded_tokens(np.arange(batched + 1, dtype=np.int64), sizes.captures()).astype(np.float64)
+        experts = [found for found in linear_operators(arch, layout, padded, weights, kv) if found.name in EXPERTS]
+        return tables._replace(shared_linear_ns=_sum_ns(law, experts, padded.shape))
+    if layout.pipeline == 1:
+        return tables
+    return tables._replace(stage_linear_ns=stages, stage_attention=_layer_shares(arch, layout))
+
+
+def with_stages(tables: StepTables, arch: Architecture, layout: Layout) -> StepTables:
+    """Tables that know a whole step only, measured ones, with its time given to the stages by their layers."""
+    if layout.pipeline == 1 or len(tables.stage_linear_ns) > 0:
+        return tables
+    shares = _layer_shares(arch, layout)
+    return tables._replace(stage_linear_ns=shares[:, None] * tables.linear_ns[None, :], stage_attention=shares)
+
+
+def _layer_shares(arch: Architecture, layout: Layout) -> F64:
+    """[stages] the share of the layers that each has."""
+    return np.array([len(layers) for layers in stage_layers(arch, layout.pipeline)]) / len(arch.layers)
 
 
 def _axes(rows: int, columns: int) -> tuple[F64, F64]:
@@ -89,20 +118,23 @@ def _linear_ns(
     captures: tuple[int, ...],
     weights: Precision | None,
     kv: Precision,
+    stage: int,
 ) -> F64:
-    """GEMMs, norms, activations, experts and collectives of steps of 0, 1, .. `max_tokens` new tokens.
+    """GEMMs, norms, activations, experts and collectives of one stage, for steps of 0, 1, .. `max_tokens` new tokens.
 
     Up to the largest capture size a graph of the next size runs; above it kernels are launched one by one, and the step
     takes at least the time of its launches.
     """
     tokens = np.arange(max_tokens + 1, dtype=np.int64)
     padded = padded_tokens(tokens, captures)
-    operators = linear_operators(arch, layout, padded.astype(np.float64), weights, kv)
+    operators = linear_operators(arch, layout, padded.astype(np.float64), weights, kv, stage)
     total = _sum_ns(law, operators, padded.shape)
-    launches = sum(operator.launches for operator in operators) + len(arch.layers)
+    layers = len(stage_layers(arch, layout.pipeline)[stage])
+    launches = sum(operator.launches for operator in operators) + layers
     eager = (tokens > max(captures, default=0)) & (tokens > 0)
     bounded = np.where(eager, np.maximum(total, launches * law.launch_ns), total)
-    return np.where(tokens > 0, bounded + law.gap_ns, 0.0)
+    # later stages prepare a step while the first computes it
+    return np.where(tokens > 0, bounded + (law.gap_ns if stage == 0 else 0.0), 0.0)
 
 
 def decode_ns(

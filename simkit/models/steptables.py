@@ -16,6 +16,8 @@ from simkit.compiled import compiled
 F64 = NDArray[np.float64]
 
 POINTS_PER_OCTAVE = 8
+NO_STAGES: F64 = np.zeros((0, 0))
+NO_SHARES: F64 = np.zeros(0)
 
 
 class StepTables(NamedTuple):
@@ -32,6 +34,13 @@ class StepTables(NamedTuple):
     decode_window_ns: F64  # the same for all sliding-window layers, by the sum of min(context, window); [0, 0] if none
     prefill_ns: F64  # [grid(chunk), grid(past)] attention of one prefill chunk, all layers
     window_tokens: int  # the sliding window of `decode_window_ns`; 0 if the model has none
+    # of a pipeline: `linear_ns` of each stage [stages, max_tokens + 1], sends to the next included, and the share
+    # [stages] of the attention that its layers have; sampling is the last stage's. Empty without one
+    stage_linear_ns: F64 = NO_STAGES
+    stage_attention: F64 = NO_SHARES
+    # of engines that share experts: what of `linear_ns` [max_tokens + 1] is the experts' own, which does not go by the
+    # engine's tokens but by the mean of all engines'. Empty without
+    shared_linear_ns: F64 = NO_SHARES
 
 
 @compiled

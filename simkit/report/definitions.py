@@ -4,7 +4,7 @@ Sources: vLLM 0.32 `v1/metrics/stats.py` and `benchmarks/serve.py`, and the sour
 inference-perf 0.7.
 """
 
-from simkit.report.palette import PART_MEANING
+from simkit.report.palette import PART_MEANING, PART_NAME
 
 HEAD = ("Name", "Formula", "Meaning", "Elsewhere")
 
@@ -12,7 +12,7 @@ METRICS = (
     (
         "TTFT",
         "t(first token) − t(arrival)",
-        "time to first token, queueing included; server side: no network, no client",
+        "time to first token, queueing and the server's front end included; no network",
         "the same in vLLM, aiperf, guidellm and inference-perf, seen from the client in load generators",
     ),
     (
@@ -76,4 +76,4 @@ WATERFALL_NOTE = (
 
 def rows() -> list[tuple[str, str, str, str]]:
     """(name, formula, meaning, names elsewhere) of every metric and every part of a waterfall."""
-    return [*METRICS, *((part, "a part of E2E", meaning, "") for part, meaning in PART_MEANING.items())]
+    return [*METRICS, *((PART_NAME[part], "a part of E2E", meaning, "") for part, meaning in PART_MEANING.items())]

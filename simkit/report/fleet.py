@@ -21,6 +21,11 @@ ACCOUNTS = {
     "retries": "of these, retries of clients",
     "resent": "of these, sent on by the gateway",
 }
+MOVED = {
+    "handed_over": "handed over from prefill to decode",
+    "local": "prefilled where they decode",
+    "taken_up": "KV sent again to another decode replica",
+}
 HEAD = ("replica", "pool", "GPUs", "ready", "ended", "requests", "finished", "busy", "prefix hits", "TTFT p50")
 
 
@@ -35,6 +40,7 @@ def fleet_section(data: ReportData) -> str:
         ("Time outside the replicas, mean", seconds(number_at(fleet, "outside_s", "mean"))),
         ("Most requests of a replica over the mean", f"{number_at(fleet, 'most_over_mean_requests') or 0.0:.3g}"),
     ]
+    facts += [(label, count(number)) for key, label in MOVED.items() if (number := _whole(fleet, "handover", key))]
     columns = table("Accounts", (), accounts, "facts") + table("Fleet", (), facts, "facts")
     listed = at(fleet, "replicas")
     rows = [_row(row) for row in listed] if isinstance(listed, list) else []
@@ -66,6 +72,9 @@ def fleet_table(summary: Mapping[str, object]) -> Table:
     for key, label in ACCOUNTS.items():
         number = _whole(fleet, "accounts", key)
         if number or key in ("arrived", "finished"):
+            rows.add_row(Text(label), Text(count(number)))
+    for key, label in MOVED.items():
+        if number := _whole(fleet, "handover", key):
             rows.add_row(Text(label), Text(count(number)))
     rows.add_row(Text("replicas serving, mean"), Text(f"{number_at(fleet, 'replicas_mean') or 0.0:.3g}"))
     rows.add_row(Text("GPU-hours"), Text(f"{number_at(fleet, 'gpu_hours') or 0.0:.4g}"))

@@ -5,6 +5,7 @@ A figure is drawn in the light colours; each becomes a CSS variable in the page,
 """
 
 PARTS = {  # the parts of a request's waterfall
+    "front_end": "#c8b400",
     "queue": "#e69f00",
     "prefill": "#0072b2",
     "decode": "#009e73",
@@ -14,6 +15,7 @@ PARTS = {  # the parts of a request's waterfall
     "transfer": "#56b4e9",
 }
 PART_MEANING = {
+    "front_end": "HTTP, tokenisation and hand-over between processes, there and back",
     "queue": "waiting to be admitted for the first time",
     "prefill": "its prompt being computed",
     "decode": "its own output tokens being computed",
@@ -22,10 +24,12 @@ PART_MEANING = {
     "host": "the device waited for the host",
     "transfer": "its KV on a link, from prefill to decode or from a slower tier",
 }
+PART_NAME = {part: part.replace("_", " ") for part in PARTS}
 INK = "#1b1c1d"
 FAINT = "#6a6d72"
 GRID = "#dcdddf"
 DARK_PARTS = {
+    "front_end": "#f0e442",
     "queue": "#f0b429",
     "prefill": "#4ba3e3",
     "decode": "#2fc79a",

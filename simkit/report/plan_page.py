@@ -9,10 +9,12 @@ from simkit.metrics.intervals import Interval
 from simkit.metrics.slo import Promise
 from simkit.plan.decision import Decision
 from simkit.plan.observation import FIGURES
+from simkit.plan.one_replica import OneReplica
 from simkit.plan.search import SearchResult, pareto
 from simkit.report.figures.plan import Priced, front_figure, held_figure, interval_figure
 from simkit.report.html import page
 from simkit.report.markup import Cell, figures, plain, table, text
+from simkit.report.palette import PART_NAME
 from simkit.report.units import count, rate, seconds, share, size
 
 Section = tuple[str, str, str]
@@ -39,9 +41,29 @@ def plan_page(
         sections += _decision_sections(decision, promise)
     if found is not None:
         sections.insert(0, ("search", "Deployments searched", _search(found, figure)))
-    written = yaml.safe_dump(plain(tree.get("config")), sort_keys=False, allow_unicode=True, width=100)
-    sections.append(("configuration", "Configuration", f"<pre>{text(written, 200_000)}</pre>"))
+    sections.append(("configuration", "Configuration", _configuration(tree)))
     return page(title, top, "" if decision is None else _numbers(decision), sections, tree)
+
+
+def one_replica_page(
+    title: str, lines: Sequence[str], tree: Mapping[str, object], promise: Promise, found: OneReplica
+) -> str:
+    """The page of the highest rate that one replica holds; `lines` begin with that rate."""
+    said = "".join(f"<p>{text(line)}</p>" for line in lines[1:])
+    top = f'<div class="banner good" role="status"><p class="headline">{text(lines[0])}</p>{said}</div>'
+    sections = [
+        ("sure", "How sure", _sure(found, promise)),
+        ("why", "What binds, and what to change", _why(found)),
+        ("bill", "Cost and energy", _bill(found)),
+        ("where", "Where a request's time goes", _waterfalls(found)),
+        ("configuration", "Configuration", _configuration(tree)),
+    ]
+    return page(title, top, "", sections, tree)
+
+
+def _configuration(tree: Mapping[str, object]) -> str:
+    written = yaml.safe_dump(plain(tree.get("config")), sort_keys=False, allow_unicode=True, width=100)
+    return f"<pre>{text(written, 200_000)}</pre>"
 
 
 def _decision_sections(d: Decision, promise: Promise) -> list[Section]:
@@ -140,7 +162,7 @@ def _search_row(found: SearchResult, number: int, on_front: bool, figure: str) -
     ]
 
 
-def _sure(d: Decision, promise: Promise) -> str:
+def _sure(d: Decision | OneReplica, promise: Promise) -> str:
     names, low, value, high = [], [], [], []
     for target in promise.targets:
         interval = d.sure.together[target.key]
@@ -190,7 +212,7 @@ def _stresses(d: Decision) -> str:
     return figures([svg], caption) + table("Rates tried for the knee", head, probes, "numbers")
 
 
-def _why(d: Decision) -> str:
+def _why(d: Decision | OneReplica) -> str:
     rows = [
         [
             one.name,
@@ -216,7 +238,7 @@ def _why(d: Decision) -> str:
     return bound + table("Single changes, as many replicas", headings, changed, "numbers")
 
 
-def _bill(d: Decision) -> str:
+def _bill(d: Decision | OneReplica) -> str:
     bill = d.bill
     money = [(name, f"{usd:,.3f}") for name, usd in bill.usd_per_hour.items()]
     money.append(("total", f"{bill.total_usd_per_hour:,.3f}"))
@@ -236,7 +258,7 @@ def _bill(d: Decision) -> str:
     return f'<div class="columns">{tables}</div>'
 
 
-def _waterfalls(d: Decision) -> str:
+def _waterfalls(d: Decision | OneReplica) -> str:
     parts = list(d.waterfalls[0].parts_s) if d.waterfalls else []
     rows = [
         [
@@ -247,7 +269,8 @@ def _waterfalls(d: Decision) -> str:
         ]
         for one in d.waterfalls
     ]
-    return table("Mean of the requests around a percentile", ("around", "E2E", *parts, "requests"), rows, "numbers")
+    head = ("around", "E2E", *(PART_NAME[part] for part in parts), "requests")
+    return table("Mean of the requests around a percentile", head, rows, "numbers")
 
 
 def _launch(d: Decision) -> str:

@@ -5,7 +5,7 @@ import numpy as np
 from simkit.metrics.latency import Latencies, request_label
 from simkit.metrics.result import F64, I64, WATERFALL, RequestColumns
 from simkit.report.markup import Cell, table, text
-from simkit.report.palette import PART_MEANING, PARTS
+from simkit.report.palette import PART_MEANING, PART_NAME, PARTS
 from simkit.report.units import count, seconds, share
 
 SLOWEST = 12  # bars a chart: what one reads without scrolling
@@ -14,8 +14,8 @@ SLOWEST = 12  # bars a chart: what one reads without scrolling
 def legend() -> str:
     """The colours of the parts; page.js adds boxes that hide a part."""
     items = "".join(
-        f'<li data-part="{part}"><span class="swatch {part}"></span><b>{part}</b> {text(PART_MEANING[part])}</li>'
-        for part in PARTS
+        f'<li data-part="{part}"><span class="swatch {part}"></span><b>{name}</b> {text(PART_MEANING[part])}</li>'
+        for part, name in PART_NAME.items()
     )
     return f'<ul class="legend">{items}</ul>'
 
@@ -28,10 +28,10 @@ def chart(title: str, requests: RequestColumns, rows: I64, value_s: dict[int, fl
     for row, parts in zip(rows.tolist(), parts_ns.tolist(), strict=True):
         label = request_label(requests, row)
         named = list(zip(PARTS, parts, strict=True))
-        spoken = ", ".join(f"{part} {seconds(ns / 1e9)}" for part, ns in named if ns)
+        spoken = ", ".join(f"{PART_NAME[part]} {seconds(ns / 1e9)}" for part, ns in named if ns)
         spans = "".join(
             f'<span class="{part}" style="width:{100 * ns / longest_ns:.3f}%"'
-            f' title="{part} {seconds(ns / 1e9)}"></span>'
+            f' title="{PART_NAME[part]} {seconds(ns / 1e9)}"></span>'
             for part, ns in named
             if ns
         )
@@ -49,7 +49,8 @@ def chart(title: str, requests: RequestColumns, rows: I64, value_s: dict[int, fl
 def request_table(requests: RequestColumns, latencies: Latencies, rows: I64) -> str:
     """The same requests in numbers, sortable."""
     by_row = {int(row): i for i, row in enumerate(latencies.row)}
-    head = ("request", "arrival", "prompt", "cached", "output", "TTFT", "TPOT", "E2E", *PARTS, "preemptions")
+    latency = ("TTFT", "TPOT", "E2E", *PART_NAME.values())
+    head = ("request", "arrival", "prompt", "cached", "output", *latency, "preemptions")
     body = [_table_row(requests, latencies, row, by_row[row]) for row in rows.tolist()]
     return table("Slowest requests by E2E and by TTFT", head, body, "numbers wide", sortable=True)
 

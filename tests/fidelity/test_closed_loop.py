@@ -8,6 +8,7 @@ from simkit.engine.deployment import Deployment, resolve
 from simkit.engine.settings import EngineSettings
 from simkit.errors import InputError
 from simkit.fidelity.closed_loop import ClosedLoop, loop_workload, replay_loop
+from simkit.models.front_end import NO_FRONT_END, FrontEndLaw
 from simkit.models.steptables import constant_tables
 
 
@@ -16,11 +17,13 @@ def test_one_client_waits_for_its_own_steps_only() -> None:
     engine = EngineSettings(max_model_len=256, max_num_seqs=8, async_scheduling=False)
     spec = resolve(Deployment(model="llama-3.2-1b", device="h100", engine=engine))
     tables = constant_tables(spec.limits.max_num_batched_tokens, spec.limits.max_running, step_ns=10e6)
-    found = replay_loop(replace(spec, tables=tables), ClosedLoop(1, 5, 100, 11))
+    spec = replace(spec, tables=tables, front_end=NO_FRONT_END)
+    found = replay_loop(spec, ClosedLoop(1, 5, 100, 11))
     assert found.ttft_s == pytest.approx(0.010, rel=1e-6)
     assert found.tpot_s == pytest.approx(0.010, rel=1e-6)
-    with_client = replay_loop(replace(spec, tables=tables), ClosedLoop(1, 5, 100, 11), front_end_s=0.003)
+    with_client = replay_loop(replace(spec, front_end=FrontEndLaw(2e6, 10e3)), ClosedLoop(1, 5, 100, 11))
     assert with_client.ttft_s == pytest.approx(0.013, rel=1e-6)
+    assert with_client.tpot_s == pytest.approx(0.010, rel=1e-6)
 
 
 @pytest.mark.parametrize(("discipline", "between_s"), [("vllm-v1", 9 * 0.010), ("sglang", 9.5 * 0.010)])
@@ -36,7 +39,7 @@ def test_the_engines_own_discipline_schedules_the_loop(discipline: str, between_
     )
     spec = resolve(Deployment(model="llama-3.2-1b", device="h100", engine=engine))
     tables = constant_tables(spec.limits.max_num_batched_tokens, spec.limits.max_running, step_ns=10e6)
-    found = replay_loop(replace(spec, tables=tables), ClosedLoop(2, 2, 60, 10))
+    found = replay_loop(replace(spec, tables=tables, front_end=NO_FRONT_END), ClosedLoop(2, 2, 60, 10))
     assert found.ttft_s == pytest.approx(0.015, rel=1e-6)
     assert found.tpot_s == pytest.approx(between_s / 9, rel=1e-6)
 

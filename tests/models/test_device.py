@@ -82,7 +82,7 @@ def test_own_device_file_is_accepted_and_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("a: [", "line"),
+        ("a: [", "bad.yaml:1: is not YAML"),
         ("- 1", "mapping"),
         ("a: 1\nb: 2", "2 devices"),
         ("a: 1", "mapping"),

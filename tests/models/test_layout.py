@@ -27,6 +27,9 @@ from simkit.models.sharding import weight_bytes_per_stage
         ("llama-3.1-8b", Layout(tensor=2, expert=2), "no experts"),
         ("mixtral-8x7b", Layout(tensor=4, expert=2), "expert 1 or expert 4"),
         ("mixtral-8x7b", Layout(tensor=16, expert=16), "8 experts"),
+        ("mixtral-8x7b", Layout(tensor=2, data=2, expert=2), "use expert 4"),
+        ("llama-3.1-8b", Layout(data=2), "no experts"),
+        ("mixtral-8x7b", Layout(tensor=2, expert_skew=1.5), "set expert"),
     ],
 )
 def test_impossible_layout_says_what_would_fit(name: str, layout: Layout, words: str) -> None:
@@ -34,7 +37,7 @@ def test_impossible_layout_says_what_would_fit(name: str, layout: Layout, words:
         check_layout(load_model(name), layout)
 
 
-@pytest.mark.parametrize("field", ["tensors", "data"])
+@pytest.mark.parametrize("field", ["tensors", "replicas"])
 def test_unknown_layout_field_is_refused(field: str) -> None:
     with pytest.raises(ValidationError):
         Layout.model_validate({field: 2})
