@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from simkit.cli import options
 from simkit.cli.console import emit_json, people, progress, to_json, waiting_for
-from simkit.errors import PartialResultError
+from simkit.errors import InputError, PartialResultError
 
 if TYPE_CHECKING:
     from simkit.cli.config import Config
@@ -71,6 +71,12 @@ def run(
     if resolved.cluster is not None:
         run_cluster(resolved, folder, form, json)
         return
+    engines = resolved.deployment.layout.data
+    if engines > 1:
+        raise InputError(
+            f"deployment.layout.data={engines}: a replica is {engines} engines; describe it by cluster: "
+            f"{{pools: [{{name: all, data_parallel: {engines}}}], router: data_parallel}}"
+        )
     spec = resolve_replica(resolved)
     with waiting_for("reading the workload"):
         workload = load_workload(resolved.workload, resolved.seed)

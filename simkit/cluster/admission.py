@@ -38,14 +38,18 @@ class DoorQueue:
         heapq.heappush(self._heap, (priority if self._by_priority else 0, next(self._numbers), job))
         self._length += 1
 
-    def pop(self) -> Job | None:
-        """The first that is still open; None if there is none."""
+    def first(self) -> Job | None:
+        """Who is next of those that are still open; None if there is none."""
         while self._heap:
-            job = heapq.heappop(self._heap)[2]
-            if job.open:
-                self._length -= 1
-                return job
+            if self._heap[0][2].open:
+                return self._heap[0][2]
+            heapq.heappop(self._heap)
         return None
+
+    def pop(self) -> None:
+        """The first goes on."""
+        heapq.heappop(self._heap)
+        self._length -= 1
 
     def left(self, job: Job) -> None:
         """A job that waits here was closed."""

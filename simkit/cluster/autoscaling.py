@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simkit.cluster.live import House
 from simkit.cluster.roster import Life, Member, State
-from simkit.cluster.scaling_rules import OwnRule, RuleSpec, Signals, SloRule, rule_of
+from simkit.cluster.scaling_rules import RuleSpec, Signals, Targets, rule_of
 from simkit.cluster.startup import Startup
 from simkit.metrics.result import Status
 
@@ -84,7 +84,7 @@ class Autoscaler:
     def _over(self, request: int) -> None:
         """Judge a request that is over by the rule's targets, if it has any."""
         rule, door = self._spec.rule, self._house.door
-        if not isinstance(rule, SloRule | OwnRule):
+        if not isinstance(rule, Targets):
             return
         self._answered += 1
         job = door.last[request]
@@ -120,8 +120,8 @@ class Autoscaler:
             now_s=self._house.clock.now / 1e9,
             replicas=len(serving),
             starting=len([life for life in self._lives(State.STARTING) if not life.warming]),
-            queue=len(self._house.door.queue),
-            outstanding=sum(life.station.outstanding for life in serving if life.station is not None),
+            queue=self._house.door.waiting(self._spec.pool),
+            outstanding=sum(life.station.booked for life in serving if life.station is not None),
             waiting=waiting,
             utilisation=busy / len(serving) if serving else 0.0,
             attainment=attainment,
@@ -166,5 +166,5 @@ class Autoscaler:
             return
         serving = self._lives(State.SERVING)
         if serving:
-            least = min(serving, key=lambda life: (life.station.outstanding if life.station else 0, -life.number))
+            least = min(serving, key=lambda life: (life.station.booked if life.station else 0, -life.number))
             self._house.roster.drain(least)

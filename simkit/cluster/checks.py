@@ -15,12 +15,16 @@ LATENCY = "parts add up to the latency"
 BLOCKS = "no block leaked"
 ENDED = "the run ends with nobody in flight"
 PAID = "GPU time is that of the lives"
+PARTS = "no part of the latency is negative"
+MOVED = "KV owed was moved or given up"
+HELD = "a tier holds what was written and not evicted"
 
 
 def check_fleet(fleet: FleetResult, workload: Workload) -> None:
     """Raise Violation for the first rule that a complete run has broken."""
     _check_accounts(fleet, workload)
     _check_requests(fleet, workload)
+    _check_moved(fleet)
     for index, (life, result) in enumerate(zip(fleet.lives, fleet.replicas, strict=True)):
         if life.ended_ns is None and life.ready_ns is not None and result.blocks_free_at_end != result.blocks:
             raise Violation(BLOCKS, index, None, f"{result.blocks_free_at_end} of {result.blocks} are free at the end")
@@ -65,10 +69,24 @@ def _check_requests(fleet: FleetResult, workload: Workload) -> None:
     late = finished & ~((columns.arrival_ns <= columns.first_token_ns) & (columns.first_token_ns <= columns.finish_ns))
     if late.any():
         raise Violation(TIMES, 0, int(late.argmax()), "arrival, first token and end are not in this order")
+    for part in WATERFALL:
+        negative = finished & (getattr(columns, part) < 0)
+        if negative.any():
+            raise Violation(PARTS, 0, int(negative.argmax()), f"{part} is {getattr(columns, part).min()}")
     parts = np.sum([getattr(columns, part) for part in WATERFALL], axis=0)
     gap = finished & (fleet.replica_of >= 0) & (parts != columns.finish_ns - columns.arrival_ns)
     if gap.any():
         raise Violation(LATENCY, 0, int(gap.argmax()), "its waterfall is not its latency")
+
+
+def _check_moved(fleet: FleetResult) -> None:
+    """What went over links is what had to, as far as it was not given up."""
+    moved = fleet.handover
+    if fleet.complete and moved is not None and moved.bytes_moved + moved.bytes_given_up != moved.bytes_owed:
+        raise Violation(MOVED, 0, None, str(moved))
+    for tier in fleet.tiers:
+        if tier.held_bytes != tier.written_bytes - tier.evicted_bytes:
+            raise Violation(HELD, 0, None, str(tier))
 
 
 def _check_computed(life: int, result: RunResult) -> None:

@@ -8,11 +8,11 @@ from functools import partial
 
 import numpy as np
 
-from simkit.cluster.door import no_such_replica
 from simkit.cluster.forked import CAN_FORK, in_processes
 from simkit.cluster.offers import Offered, Offers, event_capacity
 from simkit.cluster.result import FleetResult, plain_fleet
 from simkit.cluster.routers import BlindRouter
+from simkit.cluster.way import no_such_replica
 from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.discipline import engine
 from simkit.engine.loop import IDLE
@@ -48,7 +48,7 @@ def serve_dealt(
     ends = np.cumsum(np.bincount(share, minlength=len(specs)))
     rows = np.split(order.astype(np.int64), ends[:-1])
     parts, complete = _served(workload, specs, rows, on_progress, processes)
-    return plain_fleet(name, workload, parts, [spec.deployment.layout.gpus for spec in specs], complete)
+    return plain_fleet(name, workload, parts, specs, complete)
 
 
 def _served(

@@ -1,6 +1,6 @@
 """The fleet's front door: every request comes in here, is let in, routed, and followed until it is over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import simpy
@@ -11,11 +11,9 @@ from simkit.cluster.client import Clients
 from simkit.cluster.job import Job
 from simkit.cluster.resend import LostJobs
 from simkit.cluster.roster import Life, Roster, State
-from simkit.cluster.routers import Router
-from simkit.cluster.view import FleetView
+from simkit.cluster.way import Way
 from simkit.engine.claims import deadlines_ns
 from simkit.engine.state import NEVER
-from simkit.errors import InputError
 from simkit.metrics.result import Status
 from simkit.workloads.workload import Workload
 
@@ -34,15 +32,14 @@ class Door:
         clock: simpy.Environment,
         workload: Workload,
         roster: Roster,
-        router: Router,
-        name: str,
+        way: Way,
         expected_tokens: list[int],
         admission: Admission,
         clients: Clients,
         lost_jobs: LostJobs,
         rng: np.random.Generator,
     ) -> None:
-        """`name` is the router's, for messages; `rng` feeds back-off and users who break off."""
+        """`rng` feeds back-off and users who break off."""
         n = len(workload)
         self.arrived_ns: list[int] = [-1] * n
         self.status: list[Status] = [Status.UNFINISHED] * n
@@ -59,9 +56,7 @@ class Door:
         self._clock = clock
         self._workload = workload
         self._roster = roster
-        self._router = router
-        self._name = name
-        self._view = FleetView(clock, workload, expected_tokens)
+        self._way = way
         self._expected = expected_tokens
         self._admission = admission
         self._clients = clients
@@ -72,6 +67,7 @@ class Door:
         self._priority = [0] * n if workload.priority is None else workload.priority.tolist()
         self._breaks_off = clients.cancel_times_ns(rng, n)
         self._deadline = deadlines_ns(workload, np.arange(n)).tolist() if admission.drop_late else []
+        way.attend(self.answered, self.serve_queue)
         roster.on_change.append(self.serve_queue)
 
     @property
@@ -95,19 +91,34 @@ class Door:
     def answered(self, job: Job) -> None:
         """A replica has put out a job's last token."""
         self._end(job.request, Status.FINISHED)
+        self._way.answered(job)
         life = self._roster.lives[job.life]
         if life.state is State.DRAINING:
             self._roster.check_drained(life)
         if len(self.queue):
             self.serve_queue()
 
+    def dropped(self, life: Life, jobs: list[Job]) -> list[Job]:
+        """A replica that had `jobs` is gone, or cannot be reached: all that are lost with it, for `lost`."""
+        return self._way.dropped(life, jobs)
+
+    def unlinked(self, life: Life) -> list[Job]:
+        """No KV comes to a replica or from it: the jobs that are lost with what was on the links, for `lost`."""
+        return self._way.unlinked(life)
+
+    def stirred(self) -> None:
+        """Something that jobs may have waited for has come about."""
+        self._way.serve()
+
+    def waiting(self, pool: str) -> int:
+        """Requests that wait for a replica of a pool to take them."""
+        return self._way.waiting(pool, len(self.queue))
+
     def lost(self, jobs: list[Job]) -> None:
-        """Jobs whose replica is gone, or cannot be reached."""
+        """Jobs that nobody works on any more, or that their clients have lost."""
         for job in jobs:
             job.open = False
-            life = self._roster.lives[job.life]
-            assert life.station is not None, "jobs are only at stations"
-            tokens, first_ns = life.station.generated(job)
+            tokens, first_ns = self._generated(job)
             request = job.request
             resent = self.attempts[request] - 1 - self.retries[request]
             if self._lost_jobs.policy == "fail" or resent >= self._lost_jobs.most:
@@ -117,18 +128,18 @@ class Door:
                 self.first_token_ns[request] = self.first_token_ns[request] or first_ns
                 self.generated[request] += tokens
             self._send_again(request)
+        self._way.serve()
 
     def serve_queue(self) -> None:
         """Send those who wait at the door on, as far as replicas take them."""
-        while len(self.queue):
-            room = self._room()
-            if not room:
+        while (job := self.queue.first()) is not None:
+            room = self._way.room(job)
+            if room is None:
                 return
-            job = self.queue.pop()
-            if job is None:
-                return
+            self.queue.pop()
             if self._deadline and self._clock.now > self._deadline_of(job.request):
                 job.open = False
+                self._way.withdraw(job)
                 self._failed(job.request, Status.TIMED_OUT)
             else:
                 self._send(job, room)
@@ -160,32 +171,18 @@ class Door:
         if job.output_tokens == 0:  # all was delivered before it was lost
             self._end(request, Status.FINISHED)
             return
-        room = self._room() if not len(self.queue) else []
-        if room:
+        at_once = self._way.passes(job, len(self.queue)) or not len(self.queue)
+        room = self._way.room(job) if at_once else None
+        if room is not None:
             self._send(job, room)
         else:
             self._wait(job)
 
-    def _room(self) -> list[Life]:
-        """The replicas that take another request."""
-        limit = self._admission.replica_limit
-        serving = self._roster.serving
-        if limit is None:
-            return serving
-        return [life for life in serving if life.station is not None and life.station.outstanding < limit]
-
-    def _send(self, job: Job, room: list[Life]) -> None:
-        choice = self._router.choose(job.request, self._view.over(room))
-        if not 0 <= choice < len(room):
-            raise no_such_replica(self._name, job.request, choice, len(room))
-        station = room[choice].station
-        assert station is not None, "only replicas that are ready have room"
-        if station.fits(job):
-            station.give(job)
-            return
-        station.turn_away(job)
-        job.open = False
-        self._end(job.request, Status.REJECTED)
+    def _send(self, job: Job, room: Sequence[Life]) -> None:
+        job.inside = True
+        if not self._way.send(job, room):
+            job.open = False
+            self._end(job.request, Status.REJECTED)
 
     def _wait(self, job: Job) -> None:
         """Join the queue at the door, or be turned away from it."""
@@ -231,18 +228,20 @@ class Door:
         self._end(request, Status.TIMED_OUT)
 
     def _has_begun(self, job: Job) -> bool:
-        station = self._roster.lives[job.life].station if job.life >= 0 else None
-        return station is not None and station.generated(job)[0] > 0
+        return self._generated(job)[0] > 0
+
+    def _generated(self, job: Job) -> tuple[int, int]:
+        """(tokens of a job that are out, when the first was; 0 if none is)."""
+        station = self._roster.lives[job.life].station if job.row >= 0 else None
+        return (0, 0) if station is None else station.generated(job)
 
     def _withdraw(self, job: Job) -> None:
         """Take a job back from where it is: the door, or a replica."""
-        if job.life < 0:
+        if not job.inside:
             self.queue.left(job)
             return
-        life = self._roster.lives[job.life]
-        assert life.station is not None, "jobs are only at stations"
-        life.station.cancel(job)
-        self._roster.check_drained(life)
+        self._way.withdraw(job)
+        job.open = False
         if len(self.queue):
             self.serve_queue()
 
@@ -268,8 +267,3 @@ class Door:
         self.over += 1
         for action in self.on_over:
             action(request)
-
-
-def no_such_replica(name: str, request: int, replica: int, replicas: int) -> InputError:
-    """What is said of a router that names a replica that is not there."""
-    return InputError(f"router {name}: sent request {request} to replica {replica}; there are 0 to {replicas - 1}")

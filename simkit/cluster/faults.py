@@ -19,7 +19,7 @@ from simkit.yaml_file import read_yaml
 
 MAX_FILE_BYTES = 1 << 24
 
-Kind = Literal["crash", "slow", "cut_off", "node_down", "update"]
+Kind = Literal["crash", "slow", "cut_off", "link_down", "node_down", "update"]
 
 
 class Fault(BaseModel):
@@ -39,7 +39,7 @@ class Fault(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> "Fault":
-        if self.kind in ("slow", "cut_off") and self.for_s is None:
+        if self.kind in ("slow", "cut_off", "link_down") and self.for_s is None:
             raise ValueError(f"{self.kind} needs for_s, how long it lasts")
         if self.kind == "node_down" and self.node is None:
             raise ValueError("node_down needs the node's number")
@@ -64,12 +64,13 @@ class RandomFaults(BaseModel):
     crash: float = Field(default=1.0, ge=0, description="weight of each kind")
     slow: float = Field(default=0.0, ge=0)
     cut_off: float = Field(default=0.0, ge=0)
+    link_down: float = Field(default=0.0, ge=0)
     slow_factor: float = Field(default=2.0, gt=0, le=1e4)
 
     @model_validator(mode="after")
     def _some_kind(self) -> "RandomFaults":
-        if self.crash + self.slow + self.cut_off <= 0:
-            raise ValueError("the weights of crash, slow and cut_off are all 0; give one")
+        if self.crash + self.slow + self.cut_off + self.link_down <= 0:
+            raise ValueError("the weights of crash, slow, cut_off and link_down are all 0; give one")
         return self
 
 
@@ -81,6 +82,12 @@ class Faults(BaseModel):
     schedule: tuple[Fault, ...] = ()
     file: Path | None = Field(default=None, description="a YAML list of the same")
     random: RandomFaults | None = None
+
+    @property
+    def breaks_links(self) -> bool:
+        """Whether KV links go down, by what is said here; a file is not read."""
+        drawn = self.random is not None and self.random.link_down > 0
+        return drawn or any(fault.kind == "link_down" for fault in self.schedule)
 
     def all_scheduled(self) -> tuple[Fault, ...]:
         """Those of the schedule and of the file; InputError for a file that holds none."""
@@ -121,12 +128,12 @@ def _random_faults(
     house: House, breakage: "Breakage", spec: RandomFaults, number: int, rng: np.random.Generator
 ) -> Generator[simpy.Event, None, None]:
     """Faults of one replica, as long as the fleet has something to do."""
-    weights = np.array([spec.crash, spec.slow, spec.cut_off])
-    kinds: tuple[Kind, ...] = ("crash", "slow", "cut_off")
+    weights = np.array([spec.crash, spec.slow, spec.cut_off, spec.link_down])
+    kinds: tuple[Kind, ...] = ("crash", "slow", "cut_off", "link_down")
     while not house.door.done:
         yield house.clock.timeout(round(float(rng.exponential(spec.mean_between_s)) * 1e9))
         for_s = float(rng.exponential(spec.mean_for_s))
-        kind = kinds[int(rng.choice(3, p=weights / weights.sum()))]
+        kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
         if not house.door.done:
             breakage.happen(Fault(at_s=0.0, kind=kind, replica=number, for_s=min(for_s, 1e9), factor=spec.slow_factor))
 
@@ -149,6 +156,8 @@ class Breakage:
                 self._crash(life, fault)
             elif fault.kind == "slow":
                 self._slow(life, fault)
+            elif fault.kind == "link_down":
+                self._link_down(life, fault)
             else:
                 self._cut_off(life, fault)
 
@@ -157,7 +166,7 @@ class Breakage:
         leaving = life.state is State.DRAINING
         down_ns = self._down_ns(life, fault)
         house = self._house
-        lost = house.roster.crash(life)
+        lost = house.door.dropped(life, house.roster.crash(life))
         if not leaving:
             house.roster.start(life.member, down_ns, life.number)
         house.door.lost(lost)
@@ -169,9 +178,20 @@ class Breakage:
             Alarm(self._house.clock, self._over_ns(fault), lambda: station.slow_down(1.0))
 
     def _cut_off(self, life: Life, fault: Fault) -> None:
-        lost = self._house.roster.cut_off(life)
+        lost = self._house.door.dropped(life, self._house.roster.cut_off(life))
         Alarm(self._house.clock, self._over_ns(fault), lambda: self._house.roster.rejoin(life))
         self._house.door.lost(lost)
+
+    def _link_down(self, life: Life, fault: Fault) -> None:
+        """It works and can be reached, but no KV comes to it from another replica or a shared store, or leaves it."""
+        life.unlinked += 1
+        lost = self._house.door.unlinked(life)
+        Alarm(self._house.clock, self._over_ns(fault), partial(self._link_up, life))
+        self._house.door.lost(lost)
+
+    def _link_up(self, life: Life) -> None:
+        life.unlinked -= 1
+        self._house.door.stirred()
 
     def _update(self, lives: list[Life], fault: Fault) -> Generator[simpy.Event, None, None]:
         """One after the other: no more requests, wait for its answers, start it again, and only then the next."""

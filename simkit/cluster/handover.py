@@ -49,6 +49,8 @@ class HandoverTotals:
     local: int  # requests that their decode replica prefilled
     bytes_moved: int  # by the links' count
     bytes_owed: int  # by the requests': blocks of full prompt tokens that the decode replica had not
+    bytes_given_up: int  # of these, what was not moved because an end, the link or the client was lost
+    taken_up: int  # transfers that began anew, to another decode replica, when theirs was lost
     link_busy_ns: int  # added up over links
     links: int  # that were used
     most_kept_blocks: int  # of one prefill replica at a time, computed and not fetched

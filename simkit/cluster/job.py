@@ -15,5 +15,6 @@ class Job:
     sent_ns: int = -1  # when it reached its replica
     life: int = -1  # index of that replica's life; -1: none has it
     row: int = -1  # its row there; -1: turned away, or not sent
-    kv_tokens: int = 0  # leading tokens whose KV comes along with it, over a link
-    open: bool = True  # the client waits for it
+    kv_tokens: int = 0  # leading tokens whose KV comes along with it, over links
+    inside: bool = False  # past the door
+    open: bool = True  # somebody waits for it

@@ -1,221 +1,401 @@
-"""Prefill here, decode there: each request's way from the gateway over a prefill replica and a link to its tokens."""
+"""The way of a request where KV is moved: prefill here, decode there, or out of tiers behind the replica.
 
-from collections import deque
-from collections.abc import Sequence
-from typing import TypeVar
+A trip waits at the door for a prefill replica that takes it, in a replica's line for the blocks that KV from a tier
+needs, or, prefilled, for blocks at a decode replica. Then its KV is on links; with the last of it the job is given.
+"""
 
-import numpy as np
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
 import simpy
 
-from simkit.cluster.alarm import Alarm
 from simkit.cluster.handover import Disaggregation, HandoverTotals
 from simkit.cluster.job import Job
-from simkit.cluster.kv_station import KeepingStation, LandingStation
-from simkit.cluster.layerwise import Chunk
-from simkit.cluster.topology import Wires
+from simkit.cluster.kv_links import KvLinks
+from simkit.cluster.kv_station import KvStation
+from simkit.cluster.layerwise import Chunk, ChunkedStation
+from simkit.cluster.locality import Locality
+from simkit.cluster.moving import Moving, token_bytes
+from simkit.cluster.offers import Offers
+from simkit.cluster.resend import LostJobs
+from simkit.cluster.roster import Life, Member, Roster
+from simkit.cluster.tier_flow import Reads, TierFlow
+from simkit.cluster.tiers import TierTotals
 from simkit.cluster.trip import Trip
-from simkit.metrics.result import Status
-from simkit.workloads.workload import Workload
+from simkit.cluster.way import Choice, below_limit
 
-S = TypeVar("S", KeepingStation, LandingStation)
+NO_READS: Reads = {}
 
 
 class KvFlow:
-    """The gateway. Queues are first come, first served; of the replicas of a pool the one with least to do is asked."""
+    """`simkit.cluster.way.Way` with KV on links. Lines are first come, first served.
+
+    Where prefill and decode are apart, the replica with least to do is asked, of prefill replicas the one that the
+    router chooses if there is a router.
+    """
 
     def __init__(
         self,
         clock: simpy.Environment,
-        workload: Workload,
-        settings: Disaggregation,
-        block_tokens: int,
-        block_bytes: int,
-        expected_tokens: list[int],
+        roster: Roster,
+        offers: Offers,
+        events: int,
+        choice: Choice | None,
+        limit: int | None,
+        moving: Moving,
+        lost_jobs: LostJobs,
+        members: Sequence[Member],
     ) -> None:
-        """`block_bytes` are those of one KV block on all GPUs of a replica; `expected_tokens` [n] as in Door."""
-        n = len(workload)
-        self.status: list[Status] = [Status.UNFINISHED] * n
-        self.over_ns = [0] * n
-        self.trips: list[Trip | None] = [None] * n
-        self.prefills: Sequence[KeepingStation] = ()
-        self.decodes: Sequence[LandingStation] = ()
-        self._clock = clock
-        self._prompt, self._output = workload.prompt_tokens.tolist(), workload.output_tokens.tolist()
+        """As Straight; `members` are all that there may be."""
+        self._clock, self._roster, self._offers, self._events = clock, roster, offers, events
+        self._choice, self._limit = choice, limit
+        self._apart, self._lost_jobs = moving.apart, lost_jobs
+        self._prefill_pools = () if moving.apart is None else moving.apart.prefill
+        self._stations: dict[int, KvStation] = {}  # by life
+        workload, spec = offers.workload, members[0].spec
         self._shares_content = workload.prefixes is not None
-        self._settings = settings
-        self._block_tokens, self._block_bytes = block_tokens, block_bytes
-        self._expected = expected_tokens
-        self._wires = Wires(clock, settings.link, settings.shared_by)
-        self._to_prefill: deque[Trip] = deque()
-        self._to_decode: deque[Trip] = deque()  # for room there: KV that is ready, and requests prefilled there
-        self._trip_of: dict[Job, Trip] = {}
-        self._owed_bytes = 0
-        self._most_kept = 0
+        self._block_tokens = spec.limits.block_size
+        self._tiers = TierFlow(clock, workload, moving.tiers, token_bytes(spec)) if moving.tiers else None
+        self._locality = None if moving.apart is None else Locality(moving.apart, workload, members)
+        settings = moving.apart or Disaggregation()  # where it is not apart, nothing is sent
+        block_bytes = self._block_tokens * token_bytes(spec)
+        self._links = KvLinks(clock, settings, self._block_tokens, block_bytes, self._arrived)
+        self._trips: dict[Job, Trip] = {}  # by the job that puts out the tokens
+        self._of_prefill: dict[Job, Trip] = {}
+        self._underway: dict[Trip, None] = {}  # sent, and not given to the replica that answers
+        self._to_decode: OrderedDict[Trip, None] = OrderedDict()  # KV that is ready, and who is prefilled there
+        self._lines: dict[int, OrderedDict[Trip, None]] = {}  # by life: for blocks, to read a tier
+        self._most_kept = self._taken_up = 0
+        roster.on_change.append(self._serve_all)
+        roster.on_gone.append(self._gone)
 
-    def arrive(self, request: int) -> None:
-        """A client asks."""
-        now = int(self._clock.now)
-        prompt, output = self._prompt[request], self._output[request]
-        trip = Trip(Job(request, now, prompt, output, self._expected[request]), None)
-        self.trips[request] = trip
-        first = Job(request, now, prompt, 1, prompt)
-        if not (all(s.fits(first) for s in self.prefills) and all(s.fits(trip.decode) for s in self.decodes)):
-            self.decodes[0].turn_away(trip.decode)
-            trip.decode.open = False
-            self._over(request, Status.REJECTED)
-            return
-        if self._is_local(request):
-            self._to_decode.append(trip)
+    def attend(self, on_answer: Callable[[Job], None], on_room: Callable[[], None]) -> None:
+        """As Way."""
+        self._on_answer, self._on_room = on_answer, on_room
+
+    def station(self, life: Life) -> KvStation:
+        """As Way."""
+        spec, events = life.member.spec, self._events
+        offered = self._offers.to(spec)
+        arguments = (self._clock, life.index, spec, offered)
+        if life.member.pool not in self._prefill_pools:
+            station = KvStation(*arguments, self._on_answer, events, self.serve)
+        elif self._apart is not None and self._apart.layerwise:
+            station = ChunkedStation(*arguments, self._prefilled, events, self.serve)
+            station.on_chunk = self._computed
+        else:
+            station = KvStation(*arguments, self._prefilled, events, self.serve)
+        self._stations[life.index] = station
+        self._lines[life.index] = OrderedDict()
+        if self._tiers is not None:
+            self._tiers.begin(life.index)
+        return station
+
+    def passes(self, job: Job, queued: int) -> bool:
+        """Who is prefilled where it decodes does not wait behind those who wait for a prefill replica."""
+        trip = self._trips[job] = Trip(job)
+        if self._locality is None:
+            return False
+        trip.fits = not self._locality.is_too_long(job)
+        stations = [self._stations[life.index] for life in self._decodes()]
+        if not trip.fits or self._locality.is_local(job, queued, stations):
+            return True
+        trip.prefill = Job(job.request, job.arrived_ns, job.prompt_tokens, 1, job.prompt_tokens)
+        self._of_prefill[trip.prefill] = trip
+        return False
+
+    def room(self, job: Job) -> Sequence[Life] | None:
+        """As Way; layer by layer, blocks are held at a decode replica from here on."""
+        trip = self._trips[job]
+        if self._apart is None:
+            return below_limit(self._roster.serving, self._limit) or None
+        if trip.prefill is None:
+            waits = trip.fits and self._limit is not None and not below_limit(self._decodes(), self._limit)
+            return None if waits else ()
+        prefills = self._prefills() if self._choice is not None else self._by_load(self._prefills(), trip)
+        takers = [life for life in prefills if self._stations[life.index].takes(trip.prefill)]
+        takers = [life for life in below_limit(takers, self._limit) if not life.unlinked]
+        if not takers or (self._apart.layerwise and not self._find_room(trip)):
+            return None
+        return takers
+
+    def send(self, job: Job, room: Sequence[Life]) -> bool:
+        """As Way."""
+        trip = self._trips[job]
+        if self._apart is None:
+            assert self._choice is not None, "only where prefill is apart there may be no router"
+            trip.target = self._choice.of(job.request, room)
+            return self._stand_in_line(trip, trip.target, job)
+        if not trip.fits:
+            for life in self._decodes()[:1]:
+                self._stations[life.index].turn_away(job)
+            return False
+        self._underway[trip] = None
+        if trip.prefill is None:
+            self._to_decode[trip] = None
             self._serve_decode()
-            return
-        trip.prefill = first
-        self._trip_of[first] = trip
-        self._to_prefill.append(trip)
-        self._serve_prefill()
+            return True
+        trip.source = room[0] if self._choice is None else self._choice.of(job.request, room)
+        self._stations[trip.source.index].claim(trip.prefill)
+        return self._stand_in_line(trip, trip.source, trip.prefill)
 
-    def prefilled(self, job: Job) -> None:
-        """A prefill replica has computed a prompt."""
-        trip = self._trip_of[job]
-        trip.prefilled_ns = int(self._clock.now)
-        self._most_kept = max(self._most_kept, max(station.kept_blocks for station in self.prefills))
-        if trip.target is None:
-            self._to_decode.append(trip)
-            self._serve_decode()
-        elif trip.pieces == 0 and trip.announced_blocks == trip.missing_blocks:
-            self._arrived(trip)
-
-    def computed(self, chunk: Chunk) -> None:
-        """Layer-wise: a step of a prefill replica computes some of a prompt; it is under way."""
-        trip = self._trip_of[chunk.job]
-        known = trip.decode.kv_tokens // self._block_tokens
-        skipped = known - trip.missing_blocks  # of the leading blocks, which the decode replica has
-        ready = min(known, chunk.computed_tokens // self._block_tokens) - skipped - trip.announced_blocks
-        if ready <= 0:
-            return
-        trip.announced_blocks += ready
-        whole = ready * self._block_bytes
-        last = whole // chunk.layers
-        first_layer_ns = chunk.start_ns + (chunk.end_ns - chunk.start_ns) // chunk.layers
-        trip.pieces += 2
-        Alarm(self._clock, first_layer_ns, lambda: self._send(trip, whole - last))
-        Alarm(self._clock, chunk.end_ns, lambda: self._send(trip, last))
+    def withdraw(self, job: Job) -> None:
+        """As Way."""
+        trip = self._trips[job]
+        if job.row < 0:
+            self._give_up(trip)
+        elif trip.target is not None:
+            self._stations[trip.target.index].cancel(job)
+            self._roster.check_drained(trip.target)
+        self._serve_all()
 
     def answered(self, job: Job) -> None:
-        """A decode replica has put out a job's last token."""
-        self._over(job.request, Status.FINISHED)
+        """As Way."""
+        self._has_computed(self._roster.lives[job.life], job)
+        self._serve_line(job.life)
         self._serve_decode()
-        self._serve_prefill()
 
-    def totals(self) -> HandoverTotals:
-        """What was moved."""
-        trips = [trip for trip in self.trips if trip is not None and trip.decode.row >= 0]
-        return HandoverTotals(
-            handed_over=sum(trip.prefill is not None for trip in trips),
-            local=sum(trip.prefill is None for trip in trips),
-            bytes_moved=self._wires.bytes,
-            bytes_owed=self._owed_bytes,
-            link_busy_ns=self._wires.busy_ns,
-            links=self._wires.count,
-            most_kept_blocks=self._most_kept,
-        )
+    def dropped(self, life: Life, jobs: list[Job]) -> list[Job]:
+        """As Way; what is sent to other replicas is decided for each request, as for its job."""
+        lost = [job for job in jobs if job in self._trips]
+        for trip in [trip for trip in self._underway if life in (trip.source, trip.target)]:
+            if life is trip.computes or not self._take_up(trip):
+                self._give_up(trip)
+                lost.append(trip.decode)
+        return lost
 
-    def _is_local(self, request: int) -> bool:
-        """Whether a decode replica is to compute the prompt."""
-        settings = self._settings
-        waiting = len(self._to_prefill)
-        if settings.local_when_queued is not None and waiting > settings.local_when_queued:
-            return True
-        if self._prompt[request] - 1 < self._block_tokens:
-            return True  # there is no full block to hand over
-        if settings.local_below_tokens == 0:
-            return False
-        cached = max(station.cached_tokens(request) for station in self.decodes) if self._shares_content else 0
-        return bool(self._prompt[request] - cached < settings.local_below_tokens)
+    def unlinked(self, life: Life) -> list[Job]:
+        """As Way."""
+        if self._tiers is not None and life.index in self._stations:
+            self._tiers.unlink(life.index)
+        lost = []
+        for trip in [trip for trip in self._underway if life in (trip.source, trip.target)]:
+            reads = trip.shared_reads and life is trip.computes
+            if reads or (trip.handed_over and not self._take_up(trip)):
+                self._give_up(trip)
+                lost.append(trip.decode)
+        return lost
 
-    def _serve_prefill(self) -> None:
-        """Give prefill replicas what they take, in order."""
-        while self._to_prefill:
-            trip = self._to_prefill[0]
-            assert trip.prefill is not None, "others do not wait here"
-            job = trip.prefill
-            source = next((station for station in self._by_load(self.prefills, job) if station.takes(job)), None)
-            if source is None:
-                return
-            if self._settings.layerwise and not self._find_room(trip):
-                return
-            self._to_prefill.popleft()
-            trip.source = source
-            source.give(job)
+    def serve(self) -> None:
+        """As Way."""
+        self._serve_all()
+        self._on_room()
+
+    def waiting(self, pool: str, queued: int) -> int:
+        """As Way; who waits for both counts for both."""
+        if self._apart is None:
+            return queued
+        if pool in self._prefill_pools:
+            return queued
+        at_door = queued if self._apart.layerwise or self._limit is not None else 0
+        return at_door + len(self._to_decode)
+
+    def trip_of(self, job: Job) -> Trip:
+        """A job's way so far."""
+        return self._trips[job]
+
+    def handover(self, last: Sequence[Job | None]) -> HandoverTotals | None:
+        """What went from prefill to decode; of requests, given by their `last` jobs, where they were prefilled."""
+        if self._apart is None:
+            return None
+        given = [self._trips[job] for job in last if job is not None and job.row >= 0]
+        local = sum(trip.prefill is None for trip in given)
+        return self._links.totals(len(given) - local, local, self._taken_up, self._most_kept)
+
+    def tier_totals(self) -> tuple[TierTotals, ...]:
+        """Each tier's."""
+        return () if self._tiers is None else self._tiers.totals()
+
+    def _prefilled(self, job: Job) -> None:
+        """A prefill replica has computed a prompt."""
+        trip = self._of_prefill[job]
+        assert trip.source is not None, "it was prefilled there"
+        trip.prefilled_ns = int(self._clock.now)
+        self._has_computed(trip.source, job)
+        prefills = [station for station in self._stations.values() if station.kept_blocks]
+        self._most_kept = max(self._most_kept, max((station.kept_blocks for station in prefills), default=0))
+        if trip.target is None:
+            self._to_decode[trip] = None
+            self._serve_decode()
+        elif self._links.is_there(trip):
+            self._arrived(trip)
+        self._serve_line(trip.source.index)
+        if self._limit is not None:  # it counts no more here
+            self._on_room()
+
+    def _computed(self, chunk: Chunk) -> None:
+        """Layer-wise: a step of a prefill replica computes some of a prompt; it is under way."""
+        trip = self._of_prefill[chunk.job]
+        if trip.target is None or not chunk.job.open:
+            return
+        self._links.leave_by_layer(trip, chunk)
 
     def _serve_decode(self) -> None:
         """Let go to the decode replicas what there is room for, in order."""
-        while self._to_decode:
-            trip = self._to_decode[0]
-            if not self._find_room(trip):
+        while True:
+            trip = next((trip for trip in self._to_decode if self._can_leave(trip)), None)
+            if trip is None or not self._find_room(trip):
                 return
-            self._to_decode.popleft()
-            trip.departs_ns = int(self._clock.now)
-            if trip.prefill is None:
-                self._arrived(trip)
-            else:
-                trip.announced_blocks = trip.missing_blocks
-                trip.pieces = 1
-                self._send(trip, trip.missing_blocks * self._block_bytes)
+            del self._to_decode[trip]
+            if trip.prefill is not None:
+                self._links.leave(trip)
+
+    def _can_leave(self, trip: Trip) -> bool:
+        """Whether a link of its is up at both ends."""
+        if trip.source is None:
+            return True
+        return not trip.source.unlinked and any(not life.unlinked for life in self._decodes())
 
     def _find_room(self, trip: Trip) -> bool:
-        """Hold blocks for a job at the decode replica with least to do that has room."""
+        """Hold blocks for a job at the decode replica with least to do that has room; who is prefilled there goes."""
         job = trip.decode
-        blocks = (job.prompt_tokens - 1) // self._block_tokens if trip.prefill is not None else 0
-        for station in self._by_load(self.decodes, job):
-            missing = station.make_room(job, blocks)
+        for life in self._by_load(below_limit(self._decodes(), self._limit), trip):
+            if trip.prefill is None:
+                if self._begin_reads(trip, life, job):
+                    return True
+                continue
+            blocks = (job.prompt_tokens - 1) // self._block_tokens
+            missing = None if life.unlinked else self._stations[life.index].make_room(job, blocks)
             if missing is not None:
-                job.kv_tokens = blocks * self._block_tokens
-                trip.target, trip.missing_blocks = station, missing
-                self._owed_bytes += missing * self._block_bytes
+                self._links.aim(trip, life, blocks, missing)
                 return True
         return False
 
-    def _by_load(self, stations: Sequence[S], job: Job) -> list[S]:
+    def _by_load(self, lives: Sequence[Life], trip: Trip) -> Sequence[Life]:
         """The least loaded first: tokens that it has not done, and what of this prompt it has not cached."""
-        if len(stations) == 1:
-            return list(stations)
+        if len(lives) == 1:
+            return lives
 
-        def load(station: S) -> int:
-            cached = station.cached_tokens(job.request) if self._shares_content else 0
+        def load(life: Life) -> int:
+            station = self._stations[life.index]
+            cached = station.cached_tokens(trip.decode.request) if self._shares_content else 0
             return station.load_tokens - cached
 
-        return sorted(stations, key=load)
-
-    def _send(self, trip: Trip, size: int) -> None:
-        """Put bytes on the link; the last to be there brings the job along."""
-        assert trip.source is not None, "it was prefilled"
-        assert trip.target is not None, "there is room"
-        if size == 0:
-            self._piece_there(trip)
-            return
-        there = self._wires.between(trip.source.life, trip.target.life).transfer(size)
-        there.callbacks.append(lambda _: self._piece_there(trip))
-
-    def _piece_there(self, trip: Trip) -> None:
-        trip.pieces -= 1
-        if trip.pieces == 0 and trip.announced_blocks == trip.missing_blocks and trip.prefilled_ns > 0:
-            self._arrived(trip)
+        return sorted(lives, key=load)
 
     def _arrived(self, trip: Trip) -> None:
-        """A job is at its decode replica, with its KV if that came from elsewhere."""
+        """A job is at the replica that decodes it, with its KV if that came from elsewhere."""
         assert trip.target is not None, "there is room"
-        trip.target.give(trip.decode)
+        self._stations[trip.target.index].give(trip.decode)
+        del self._underway[trip]
+        trip.moved_ns += int(self._clock.now) - max(trip.departs_ns, trip.prefilled_ns)
         if trip.prefill is not None and trip.source is not None:
-            trip.departs_ns = max(trip.departs_ns, trip.prefilled_ns)
-            trip.source.part_with(trip.prefill)
-            self._serve_prefill()
+            self._stations[trip.source.index].part_with(trip.prefill)
+            self._serve_line(trip.source.index)
+            self._roster.check_drained(trip.source)
+            self._on_room()
 
-    def _over(self, request: int, status: Status) -> None:
-        self.status[request] = status
-        self.over_ns[request] = int(self._clock.now)
+    def _stand_in_line(self, trip: Trip, life: Life, job: Job) -> bool:
+        """A job is to be computed by a replica, once what a tier has of it is there. False: it is too long for it."""
+        station = self._stations[life.index]
+        if not station.fits(job):
+            station.turn_away(job)
+            return False
+        self._underway[trip] = None
+        if self._tiers is None:
+            station.give(job)
+            return True
+        station.expect(job)
+        self._lines[life.index][trip] = None
+        self._serve_line(life.index)
+        return True
 
+    def _serve_line(self, life: int) -> None:
+        """Let those who wait for blocks of a replica begin, in order."""
+        line = self._lines[life]
+        while line:
+            trip = next(iter(line))
+            replica = self._roster.lives[life]
+            job = trip.prefill if trip.source is replica and trip.prefill is not None else trip.decode
+            if not self._begin_reads(trip, replica, job):
+                return
+            line.pop(trip, None)
 
-def expected_of(requests: np.recarray[tuple[int, ...], np.dtype[np.void]]) -> list[int]:
-    """[n] tokens that routers may believe a request to have: its prompt and the answer that is predicted."""
-    expected: list[int] = (requests["prompt"].astype(np.int64) + requests["predicted"]).tolist()
-    return expected
+    def _begin_reads(self, trip: Trip, life: Life, job: Job) -> bool:
+        """Hold blocks for what tiers have of a prompt and read it; False if there is no room for it now."""
+        station = self._stations[life.index]
+        reads = self._tiers.reads(life, station, job) if self._tiers is not None else NO_READS
+        blocks = self._tiers.blocks(reads, station.block_tokens) if self._tiers is not None else 0
+        missing = station.make_room(job, blocks)
+        if missing is None:
+            return False
+        trip.departs_ns = int(self._clock.now)
+        job.kv_tokens = missing * station.block_tokens
+        if job is trip.decode:
+            trip.target = life
+        if not reads or self._tiers is None:
+            self._fetched(trip, life, job)
+            return True
+        trip.shared_reads = self._tiers.any_shared(reads)
+        trip.reads = self._tiers.fetch(life.index, job, reads, lambda: self._part_fetched(trip, life, job))
+        trip.reading = len(trip.reads)
+        return True
+
+    def _part_fetched(self, trip: Trip, life: Life, job: Job) -> None:
+        trip.reading -= 1
+        if trip.reading == 0:
+            self._fetched(trip, life, job)
+
+    def _fetched(self, trip: Trip, life: Life, job: Job) -> None:
+        """What tiers have of a prompt is there."""
+        trip.reads, trip.shared_reads = [], False
+        if job is trip.decode:
+            self._arrived(trip)
+            return
+        trip.moved_ns += int(self._clock.now) - trip.departs_ns
+        trip.departs_ns = 0
+        self._stations[life.index].give(job)
+
+    def _has_computed(self, life: Life, job: Job) -> None:
+        if self._tiers is not None:
+            self._tiers.computed(life, self._stations[life.index], job)
+
+    def _take_up(self, trip: Trip) -> bool:
+        """Whether KV that was on its way is still where it was computed, and may be sent to another replica."""
+        policy = self._lost_jobs
+        if trip.source is None or policy.policy != "resume" or trip.taken_up >= policy.most:
+            return False
+        trip.taken_up += 1
+        self._taken_up += 1
+        self._break_off(trip)
+        if trip.prefilled_ns > 0:
+            self._to_decode[trip] = None
+        return True
+
+    def _give_up(self, trip: Trip) -> None:
+        """Free whatever a trip holds, wherever; it must not have arrived."""
+        self._underway.pop(trip, None)
+        self._to_decode.pop(trip, None)
+        for transfer in trip.reads:
+            transfer.give_up()
+        trip.reads, trip.reading, trip.shared_reads = [], 0, False
+        self._break_off(trip)
+        if trip.source is not None and trip.prefill is not None:
+            self._lines[trip.source.index].pop(trip, None)
+            self._stations[trip.source.index].abandon(trip.prefill)
+            self._roster.check_drained(trip.source)
+
+    def _break_off(self, trip: Trip) -> None:
+        """What is on links to a decode replica goes no further, and no blocks are held there."""
+        target = trip.target
+        self._links.break_off(trip)
+        if target is not None:
+            self._lines[target.index].pop(trip, None)
+            self._stations[target.index].abandon(trip.decode)
+            self._roster.check_drained(target)
+
+    def _serve_all(self) -> None:
+        for life, line in list(self._lines.items()):
+            if line:
+                self._serve_line(life)
+        self._serve_decode()
+
+    def _gone(self, life: Life) -> None:
+        if self._tiers is not None and life.index in self._stations:
+            self._tiers.end(life.index)
+
+    def _prefills(self) -> list[Life]:
+        return [life for life in self._roster.serving if life.member.pool in self._prefill_pools]
+
+    def _decodes(self) -> list[Life]:
+        return [life for life in self._roster.serving if life.member.pool not in self._prefill_pools]

@@ -1,38 +1,34 @@
-"""Replicas whose KV goes out to others, or comes in from elsewhere, besides what their own requests compute."""
+"""A replica whose KV goes out to others, or comes in from elsewhere, besides what its own requests compute."""
 
 from collections.abc import Callable
 
 import numpy as np
 import simpy
 
-from simkit.cluster.growth import enlarged
+from simkit.cluster.alarm import Alarm
 from simkit.cluster.job import Job
-from simkit.cluster.loops.kept_blocks import count_absent, keep, land, let_go, make_room
+from simkit.cluster.loops.kept_blocks import count_absent, keep, land, make_room
+from simkit.cluster.loops.kept_blocks import let_go as release
 from simkit.cluster.offers import Offered
 from simkit.cluster.station import Station
 from simkit.engine.deployment import ReplicaSpec
-from simkit.engine.state import I32, I64, PENDING, WAITING
-from simkit.errors import InputError
+from simkit.engine.state import ABORTED, FINISHED, I32, I64, NOW, PENDING, WAITING
 
-LANDS_UNDER = "vllm-v1"  # `LandingStation.make_room` counts on its admission, so that nobody waits for ever
-
-
-def check_lands(spec: ReplicaSpec, where: str) -> None:
-    """Raise InputError, beginning with `where`, for a replica whose scheduler would not find KV that arrives."""
-    if not spec.limits.prefix_caching:
-        raise InputError(
-            f"{where} has enable_prefix_caching: false; KV that arrives is found as a cached prefix is: set it to true"
-        )
-    discipline = spec.deployment.engine.discipline
-    if discipline != LANDS_UNDER:
-        raise InputError(f"{where} has discipline {discipline!r}; where KV arrives it must be {LANDS_UNDER}")
+NOT_ADMITTED, OVER = (PENDING, WAITING), (FINISHED, ABORTED)
 
 
-class KeepingStation(Station):
-    """A replica that computes prompts for others: a job's KV stays until somebody has fetched it.
+class KvStation(Station):
+    """Blocks are held for jobs that are to come, with KV of theirs, and for KV that somebody is to fetch.
 
-    It takes a job only if the blocks of all that it was given and has not parted with fit at once, so whatever is kept
-    for however long, whoever is first in its queue can run.
+    In: `make_room` holds blocks for a job whose leading KV comes over a link; `give` lets it arrive with that. From
+    there on it is a cached prefix: the scheduler finds it as it finds any other, and once the job is admitted the
+    blocks are its own.
+
+    Out: a job that was claimed for is computed for others; its KV stays until `part_with`. Jobs are claimed for only
+    if the blocks of all that was claimed for and not parted with fit at once, so whatever is kept for however long,
+    whoever is first in the queue can run.
+
+    A job that was cancelled, or whose client cannot be told, counts until the scheduler is done with it.
     """
 
     def __init__(
@@ -43,93 +39,23 @@ class KeepingStation(Station):
         offered: Offered,
         on_end: Callable[[Job], None],
         events: int,
+        on_room: Callable[[], None],
     ) -> None:
-        """As Station."""
+        """As Station; `on_room` is told when blocks come free that no answer tells of."""
         super().__init__(clock, life, spec, offered, on_end, events)
+        self._on_room = on_room
         self._size = offered.limits.block_size
         self._usable = spec.num_blocks - 1
+        self._coming: set[Job] = set()
+        self._coming_tokens = 0
+        self._held: dict[Job, tuple[int, I32]] = {}  # of these blocks so many were in the cache
+        self._holding = 0  # blocks in `_held`, shared ones counted each time
+        self._landed: list[Job] = []  # given, and not admitted yet
+        self._lacking: dict[Job, int] = {}  # blocks that a job that is not over may still need, beside those held
         self._claims: dict[Job, int] = {}
         self._claimed = 0
         self._kept: dict[Job, I32] = {}
-
-    @property
-    def load_tokens(self) -> int:
-        """Prompt tokens given and not computed."""
-        return self.outstanding_tokens
-
-    def fits(self, job: Job) -> bool:
-        """Whether a job is no longer than the context, and the cache."""
-        return super().fits(job) and self._blocks_of(job) <= self._usable
-
-    @property
-    def kept_blocks(self) -> int:
-        """Blocks that are kept for others."""
-        return sum(len(blocks) for blocks in self._kept.values())
-
-    def takes(self, job: Job) -> bool:
-        """Whether a job, which fits the context, can be given now."""
-        return self._claimed + self._blocks_of(job) <= self._usable
-
-    def give(self, job: Job) -> None:
-        """A job of one token arrives; it must be taken."""
-        self._claims[job] = self._blocks_of(job)
-        self._claimed += self._claims[job]
-        super().give(job)
-        self._replica.requests["max_tokens"][job.row] = job.output_tokens
-
-    def hits(self, job: Job) -> int:
-        """Prompt tokens of an answered job that were in the cache."""
-        return int(self._replica.progress["hit"][job.row])
-
-    def part_with(self, job: Job) -> None:
-        """The KV of an answered job is no longer wanted here."""
-        self.look()
-        let_go(self._replica, self._kept.pop(job))
-        self._claimed -= self._claims.pop(job)
-
-    def _ran(self) -> None:
-        for job in self._late:
-            self._kept[job] = np.zeros(-(-job.prompt_tokens // self._size), dtype=np.int32)
-            keep(self._replica, job.row, self._kept[job])
-
-    def _blocks_of(self, job: Job) -> int:
-        return -(-(job.prompt_tokens + job.output_tokens) // self._size)
-
-
-class LandingStation(Station):
-    """A replica to which KV of a job's leading blocks comes over a link before the job itself does.
-
-    `make_room` holds blocks for it; `give` lets the job arrive with it. From there on it is a cached prefix: the
-    scheduler finds it as it finds any other, and once the job is admitted the blocks are its own.
-    """
-
-    def __init__(
-        self,
-        clock: simpy.Environment,
-        life: int,
-        spec: ReplicaSpec,
-        offered: Offered,
-        on_end: Callable[[Job], None],
-        events: int,
-    ) -> None:
-        """As Station."""
-        super().__init__(clock, life, spec, offered, on_end, events)
-        self._size = offered.limits.block_size
-        self._usable = spec.num_blocks - 1
-        self._held: dict[Job, tuple[int, I32]] = {}  # of these blocks so many were in the cache
-        self._landed: list[Job] = []  # given, and not admitted yet
-        self._lacking: dict[Job, int] = {}  # blocks that a job that is not over may still need, beside those held
-        self._holding = 0  # blocks in `_held`, shared ones counted each time
-        self._coming_tokens = 0  # of jobs that there is room for and that have not come
-
-    @property
-    def load_tokens(self) -> int:
-        """Tokens of the jobs that it has or that are on their way."""
-        return self.outstanding_tokens + self._coming_tokens
-
-    def fits(self, job: Job) -> bool:
-        """Whether a job is no longer than the context, and the cache."""
-        return super().fits(job) and self._blocks_of(job) <= self._usable
+        self._leaving: list[Job] = []  # nobody waits for them, and the scheduler still has them
 
     @property
     def block_tokens(self) -> int:
@@ -137,9 +63,48 @@ class LandingStation(Station):
         return self._size
 
     @property
-    def held_blocks(self) -> int:
-        """Blocks held for jobs that are not admitted yet."""
-        return self._holding
+    def kept_blocks(self) -> int:
+        """Blocks that are kept for others."""
+        return sum(len(blocks) for blocks in self._kept.values())
+
+    @property
+    def promised_blocks(self) -> int:
+        """Blocks that are held, kept, claimed or may still be needed: 0 once nobody is to come and all is fetched."""
+        return self._holding + self.kept_blocks + self._claimed + sum(self._lacking.values())
+
+    @property
+    def load_tokens(self) -> int:
+        """Tokens of the jobs that it has or that are on their way."""
+        return self.outstanding_tokens + self._coming_tokens
+
+    @property
+    def booked(self) -> int:
+        """As Station."""
+        return self.outstanding + len(self._coming)
+
+    @property
+    def idle(self) -> bool:
+        """As Station; what is kept for others is waited for."""
+        return self.booked == 0 and not self._kept
+
+    def fits(self, job: Job) -> bool:
+        """Whether a job is no longer than the context, and the cache."""
+        return super().fits(job) and self._blocks_of(job) <= self._usable
+
+    def takes(self, job: Job) -> bool:
+        """Whether a job, which fits, can be claimed for now."""
+        return self._claimed + self._blocks_of(job) <= self._usable
+
+    def claim(self, job: Job) -> None:
+        """A job will come whose KV is for others."""
+        self._claims[job] = self._blocks_of(job)
+        self._claimed += self._claims[job]
+
+    def expect(self, job: Job) -> None:
+        """A job is on its way here."""
+        if job not in self._coming:
+            self._coming.add(job)
+            self._coming_tokens += job.weight_tokens
 
     def make_room(self, job: Job, kv_blocks: int) -> int | None:
         """Hold the first `kv_blocks` blocks of a job; returns how many of them must come. None: there is no room now.
@@ -162,17 +127,46 @@ class LandingStation(Station):
             self._held[job] = (cached, blocks)
             self._holding += kv_blocks
         self._lacking[job] = whole - kv_blocks
-        self._coming_tokens += job.weight_tokens
+        self.expect(job)
         return kv_blocks - cached
 
     def give(self, job: Job) -> None:
-        """A job arrives, and its KV with it; there must be room."""
+        """A job arrives, and its KV with it; there must be room, or a claim."""
         super().give(job)
-        self._coming_tokens -= job.weight_tokens
+        self._no_longer_coming(job)
+        if job in self._claims:
+            self._replica.requests["max_tokens"][job.row] = job.output_tokens
         if job in self._held:
             cached, blocks = self._held[job]
             land(self._replica, job.row, cached, blocks)
             self._landed.append(job)
+
+    def part_with(self, job: Job) -> None:
+        """The KV of an answered job is no longer wanted here."""
+        self.look()
+        release(self._replica, self._kept.pop(job))
+        self._forget(job)
+
+    def abandon(self, job: Job) -> None:
+        """Nobody wants a job that was to come, is here, or left its KV here; one that is over is none of it."""
+        if self._stopped:
+            return
+        if job.row < 0:
+            self._forgo(job)
+        elif job.open:
+            self.cancel(job)
+        elif job in self._kept:
+            self.part_with(job)
+
+    def cancel(self, job: Job) -> None:
+        """As Station; what is held for it is free when the scheduler has dropped it."""
+        super().cancel(job)
+        self._leave(job)
+
+    def let_go(self, job: Job) -> None:
+        """As Station."""
+        super().let_go(job)
+        self._leave(job)
 
     def given_up(self, contents: I64) -> list[int]:
         """Those of some content ids that are not in the device's cache now."""
@@ -181,41 +175,88 @@ class LandingStation(Station):
         gone: list[int] = absent[: count_absent(self._replica, contents, absent)].tolist()
         return gone
 
-    def contents_of(self, request: int) -> I64:
-        """Ids of the content that is in full blocks once a request has ended."""
-        asked = self._offered.requests[request]
-        count = int(asked["content_blocks"]) // self._offered.limits.content_span
+    def contents_of(self, job: Job) -> I64:
+        """Ids of the content that is in full blocks once a job has ended."""
+        asked = self._offered.requests[job.request]
+        tokens = job.prompt_tokens + (0 if job in self._claims else job.output_tokens)
+        full = min(int(asked["content_blocks"]), tokens // self._size)
         first = int(asked["first_content"])
-        return self._offered.content_ids[first : first + count]
+        return self._offered.content_ids[first : first + full // self._offered.limits.content_span]
 
     def _turns(self) -> int:
         return 1 if self._landed else super()._turns()
 
+    def _run_on(self) -> None:
+        super()._run_on()
+        if self._leaving and not self._late and not self._stopped:
+            self._wake_by(max(int(self._replica.at[NOW]), int(self._clock.now)) + 1)
+
     def _ran(self) -> None:
-        if not self._landed:
+        for job in self._late:
+            if job in self._claims:
+                self._kept[job] = np.zeros(-(-job.prompt_tokens // self._size), dtype=np.int32)
+                keep(self._replica, job.row, self._kept[job])
+        if not self._landed and not self._leaving:
             return
         status = self._replica.progress["status"]
-        admitted = [job for job in self._landed if status[job.row] not in (PENDING, WAITING)]
-        for job in admitted:
-            _, blocks = self._held.pop(job)
-            let_go(self._replica, blocks)
-            self._holding -= len(blocks)
-            if job in self._lacking:
-                self._lacking[job] += len(blocks)
-        if admitted:
+        if self._landed:
+            for job in self._landed:
+                if status[job.row] not in NOT_ADMITTED:
+                    held = self._release_held(job)
+                    if job in self._lacking:
+                        self._lacking[job] += held
             self._landed = [job for job in self._landed if job in self._held]
+        if self._leaving:
+            self._see_off([job for job in self._leaving if status[job.row] in OVER])
 
-    def _count_out(self, job: Job) -> None:
-        super()._count_out(job)
+    def _see_off(self, gone: list[Job]) -> None:
+        """The scheduler is done with jobs that nobody waits for."""
+        if not gone:
+            return
+        self._leaving = [job for job in self._leaving if job not in gone]
+        for job in gone:
+            self._forget(job)
+        at_ns = max(int(self._replica.at[NOW]), int(self._clock.now))
+        Alarm(self._clock, at_ns, lambda: None if self._stopped else self._on_room())
+
+    def _ended_well(self, job: Job) -> None:
         self._lacking.pop(job, None)
+
+    def _leave(self, job: Job) -> None:
+        """A job was counted out before it was answered."""
+        if job in self._kept:  # by a step that is not over yet
+            self.part_with(job)
+        elif self._replica.progress["status"][job.row] in OVER:
+            self._forget(job)
+        else:
+            self._leaving.append(job)
+            self._wake_by(max(int(self._replica.at[NOW]), int(self._clock.now)) + 1)
+
+    def _forget(self, job: Job) -> None:
+        """Nothing is held, needed or claimed for a job."""
+        self._lacking.pop(job, None)
+        self._claimed -= self._claims.pop(job, 0)
+
+    def _forgo(self, job: Job) -> None:
+        """A job that was on its way does not come."""
+        self.look()
+        self._no_longer_coming(job)
+        self._release_held(job)
+        self._forget(job)
+
+    def _release_held(self, job: Job) -> int:
+        """Hold no blocks for a job any longer; returns how many there were."""
+        if job not in self._held:
+            return 0
+        _, blocks = self._held.pop(job)
+        release(self._replica, blocks)
+        self._holding -= len(blocks)
+        return len(blocks)
+
+    def _no_longer_coming(self, job: Job) -> None:
+        if job in self._coming:
+            self._coming.remove(job)
+            self._coming_tokens -= job.weight_tokens
 
     def _blocks_of(self, job: Job) -> int:
         return -(-(job.prompt_tokens + job.output_tokens) // self._size)
-
-    def _preview(self, request: int) -> int:
-        """A row past the last that looks like a request; nothing has arrived there."""
-        row = len(self._by_row)
-        if row == len(self._replica.requests):
-            self._replica = enlarged(self._replica, 2 * row)
-        self._replica.requests[row] = self._offered.requests[request]
-        return row

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from simkit.cluster.job import Job
-from simkit.cluster.kv_station import KeepingStation
+from simkit.cluster.kv_station import KvStation
 from simkit.engine.state import NOW
 
 
@@ -18,14 +18,14 @@ class Chunk(NamedTuple):
     layers: int
 
 
-class ChunkedStation(KeepingStation):
+class ChunkedStation(KvStation):
     """Wakes at every step, so that transfers begin when they can: after a step's first layer."""
 
     on_chunk: Callable[[Chunk], None]
     _told_step = 0
 
     def give(self, job: Job) -> None:
-        """As KeepingStation."""
+        """As KvStation."""
         super().give(job)
         self._wake_by(int(self._clock.now) + 1)
 

@@ -10,12 +10,17 @@ from simkit.cluster.admission import Admission
 from simkit.cluster.alarm import Alarm
 from simkit.cluster.client import Clients
 from simkit.cluster.door import Door
+from simkit.cluster.kv_flow import KvFlow
+from simkit.cluster.kv_result import whole_way, without_moved_hits
+from simkit.cluster.moving import NOTHING_MOVES, Moving, check_moving
 from simkit.cluster.offers import Offers, event_capacity
 from simkit.cluster.resend import LostJobs
-from simkit.cluster.result import FleetResult, LifeSpan, accounts_of, merged_columns
+from simkit.cluster.result import FleetResult, LifeSpan, accounts_of, merged_columns, seen_by_clients
 from simkit.cluster.roster import Life, Member, Roster
 from simkit.cluster.routers import Router
 from simkit.cluster.routers.reported import Reader
+from simkit.cluster.view import FleetView
+from simkit.cluster.way import Choice, Straight, Way
 from simkit.engine.simulate import result_of
 from simkit.engine.state import I64
 from simkit.metrics.result import RequestColumns, RunResult, Status
@@ -53,44 +58,70 @@ def serve_live(
     workload: Workload,
     members: Sequence[Member],
     name: str,
-    router: Router,
+    router: Router | None,
     rules: Rules,
     rng: np.random.Generator,
     processes: Sequence[Process] = (),
     arrivals: Process | None = None,
     on_progress: Progress | None = None,
     to_come: Sequence[Member] = (),
+    moving: Moving = NOTHING_MOVES,
 ) -> FleetResult:
     """Serve a workload; `members` are there from the start, `processes` may add and take away.
 
     `arrivals` brings the requests in; by default each comes at its own time. `rng` feeds the clients' back-off.
-    `to_come` are what `processes` may add, where there are none from the start.
+    `to_come` are what `processes` may add. `moving` says which KV goes over links; without a router, which only prefill
+    replicas that are apart may be, the one with least to do is sent a request. Raises InputError for KV that cannot be
+    moved.
     """
-    clock = simpy.Environment(initial_time=0)
-    offers = Offers(workload)
-    first = offers.to([*members, *to_come][0].spec)
-    expected = (first.requests["prompt"].astype(np.int64) + first.requests["predicted"]).tolist()
-    # answers go through the door, which needs the roster first
-    answer: list[Callable[..., None]] = []
-    roster = Roster(clock, offers, event_capacity(max(1, len(members))), lambda job: answer[0](job))
-    door = Door(clock, workload, roster, router, name, expected, rules.admission, rules.clients, rules.lost_jobs, rng)
-    answer.append(door.answered)
-    house = House(clock, workload, roster, door)
+    house, flow = _new_house(workload, members, [*members, *to_come], name, router, rules, rng, moving)
+    clock = house.clock
     for member in members:
-        roster.start(member, 0)
+        house.roster.start(member, 0)
     if isinstance(router, Reader):
         clock.process(_reports(house, router))
     (arrivals or open_arrivals)(house)
     for process in processes:
         process(house)
     if on_progress is not None:
-        door.on_over.append(_told(door, on_progress))
+        house.door.on_over.append(_told(house.door, on_progress))
     complete = True
     try:
         clock.run()
     except KeyboardInterrupt:
         complete = False
-    return _result(house, name, complete)
+    return _result(house, flow, name, complete)
+
+
+def _new_house(
+    workload: Workload,
+    members: Sequence[Member],
+    everybody: Sequence[Member],
+    name: str,
+    router: Router | None,
+    rules: Rules,
+    rng: np.random.Generator,
+    moving: Moving,
+) -> tuple[House, KvFlow | None]:
+    """A house that is empty as yet, and the way through it where KV is moved."""
+    clock = simpy.Environment(initial_time=0)
+    offers = Offers(workload)
+    first = offers.to(everybody[0].spec)
+    expected = (first.requests["prompt"].astype(np.int64) + first.requests["predicted"]).tolist()
+    roster = Roster(clock)
+    choice = None if router is None else Choice(name, router, FleetView(clock, workload, expected))
+    events, limit = event_capacity(max(1, len(members))), rules.admission.replica_limit
+    flow = None
+    if moving:
+        check_moving(moving, everybody)
+        flow = KvFlow(clock, roster, offers, events, choice, limit, moving, rules.lost_jobs, everybody)
+        way: Way = flow
+    else:
+        assert choice is not None, "only where prefill is apart there may be no router"
+        way = Straight(clock, roster, offers, events, choice, limit)
+    roster.new_station = way.station
+    door = Door(clock, workload, roster, way, expected, rules.admission, rules.clients, rules.lost_jobs, rng)
+    return House(clock, workload, roster, door), flow
 
 
 def open_arrivals(house: House) -> None:
@@ -133,7 +164,7 @@ def _told(door: Door, on_progress: Progress) -> Callable[[int], None]:
     return tell
 
 
-def _result(house: House, name: str, complete: bool) -> FleetResult:
+def _result(house: House, flow: KvFlow | None, name: str, complete: bool) -> FleetResult:
     """All that came of it."""
     workload, door, lives = house.workload, house.door, house.roster.lives
     replicas = tuple(_life_result(house, life, complete) for life in lives)
@@ -149,12 +180,15 @@ def _result(house: House, name: str, complete: bool) -> FleetResult:
         rows = np.flatnonzero(replica_of == i)
         parts.append((rows, row_of[rows], result.requests))
     columns, outside_ns = _clients_columns(door, merged_columns(workload, parts), workload)
+    if flow is not None:
+        columns = whole_way(columns, [None if job is None else flow.trip_of(job) for job in door.last], replicas, lives)
+        replicas = tuple(without_moved_hits(result, life) for result, life in zip(replicas, lives, strict=True))
     arrived = sum(ns >= 0 for ns in door.arrived_ns)
     accounts = accounts_of(
         columns.status, arrived, sum(door.attempts), sum(door.retries), n - arrived if door.done else 0
     )
     ends = [int(result.end_ns) for result in replicas]
-    return FleetResult(
+    fleet = FleetResult(
         router=name,
         replicas=replicas,
         lives=tuple(
@@ -168,7 +202,10 @@ def _result(house: House, name: str, complete: bool) -> FleetResult:
         accounts=accounts,
         end_ns=max([*door.over_ns, *ends, *(life.ended_ns or 0 for life in lives), 0]),
         complete=complete,
+        handover=None if flow is None else flow.handover(door.last),
+        tiers=() if flow is None else flow.tier_totals(),
     )
+    return seen_by_clients(fleet, [life.member.spec for life in lives])
 
 
 def _life_result(house: House, life: Life, complete: bool) -> RunResult:

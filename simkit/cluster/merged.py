@@ -1,18 +1,20 @@
 """A fleet's result as one run's, for summaries, reports and whoever knows runs only."""
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 
 from simkit.cluster.result import FleetResult
 from simkit.engine.state import F64, I64
-from simkit.metrics.result import Events, Histogram, RunResult, Series
+from simkit.metrics.result import Events, Histogram, RequestColumns, RunResult, Series, Status
 
 
 def merged_run(fleet: FleetResult) -> RunResult:
     """All replicas as one: counts add up, shares of time and of memory are means over the replicas' time.
 
-    `requests` is what clients saw. Events are those of each request's last attempt.
+    `requests` is what clients saw, in order of arrival, which in closed loops is another than the workload's; what was
+    never asked, because no answer came before it, is left out. Events are those of each request's last attempt.
     """
     parts = fleet.replicas
     present_ns = [
@@ -21,10 +23,11 @@ def merged_run(fleet: FleetResult) -> RunResult:
         if life.ready_ns is not None
     ]
     busy = sum(part.busy_ns for part in parts) / max(1, sum(present_ns))
+    requests, events = _as_they_came(fleet, _events(fleet))
     return RunResult(
-        requests=fleet.requests,
+        requests=requests,
         series=_series(fleet),
-        events=_events(fleet),
+        events=events,
         itl=_added([part.itl for part in parts]),
         batch_requests=_added([part.batch_requests for part in parts]),
         batch_tokens=_added([part.batch_tokens for part in parts]),
@@ -36,6 +39,26 @@ def merged_run(fleet: FleetResult) -> RunResult:
         blocks=sum(part.blocks for part in parts),
         blocks_free_at_end=sum(part.blocks_free_at_end for part in parts),
         complete=fleet.complete,
+    )
+
+
+def _as_they_came(fleet: FleetResult, events: Events) -> tuple[RequestColumns, Events]:
+    """The requests that were asked in order of arrival, and events of these rows."""
+    found = fleet.requests
+    asked = np.ones(len(found), dtype=np.bool_)
+    if fleet.accounts.never_asked > 0:
+        asked = found.status != Status.UNFINISHED
+    if asked.all() and (np.diff(found.arrival_ns) >= 0).all():
+        return found, events
+    rows = np.flatnonzero(asked)
+    rows = rows[np.argsort(found.arrival_ns[rows], kind="stable")]
+    columns = {field.name: getattr(found, field.name)[rows] for field in fields(found) if field.name != "request_id"}
+    names = found.request_id or range(len(found))
+    place: I64 = np.full(len(found), -1, dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    return (
+        RequestColumns(request_id=tuple(str(names[row]) for row in rows.tolist()), **columns),
+        replace(events, request=place[events.request]),
     )
 
 

@@ -1,13 +1,17 @@
 """What a fleet did with a workload: each replica's own result, whose request went where, and the accounts."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from simkit.cluster.handover import HandoverTotals
 from simkit.cluster.tiers import TierTotals
+from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.state import I32, I64
+from simkit.metrics.front_end import with_front_end
 from simkit.metrics.result import RequestColumns, RunResult, Status
+from simkit.models.front_end import NO_FRONT_END
 from simkit.workloads.workload import Workload
 
 
@@ -43,8 +47,9 @@ class Accounts:
 class FleetResult:
     """A replica's result has its own requests only, in order of arrival there; `requests` has all, in the workload's.
 
-    `requests` is what clients saw: `arrival_ns` when they first asked, `queue_ns` from then on until the answering
-    replica first computed some of it, retries and waiting at the door included; `outside_ns` is that part of it.
+    `requests` is what clients saw, front ends included: `arrival_ns` when they first asked, `queue_ns` from then on
+    until the answering replica first computed some of it, retries and waiting at the door included; `outside_ns` is
+    that part of it.
     """
 
     router: str
@@ -66,6 +71,19 @@ class FleetResult:
             life.gpus * ((self.end_ns if life.ended_ns is None else life.ended_ns) - life.asked_ns)
             for life in self.lives
         )
+
+
+def seen_by_clients(fleet: FleetResult, specs: Sequence[ReplicaSpec]) -> FleetResult:
+    """The fleet with what the front ends of `specs`, one a life, make the clients wait for.
+
+    It goes into `requests` only: the replicas' own results, and all that was decided while time went on (deadlines, the
+    next question of a session), are by the times of the engines.
+    """
+    # -1, of a request that was sent nowhere, is the last row
+    laws = [*(spec.front_end for spec in specs), NO_FRONT_END]
+    per_life = np.array(laws, dtype=np.float64)[fleet.replica_of]
+    front_end_ns = np.rint(per_life[:, 0] + per_life[:, 1] * fleet.requests.prompt_tokens).astype(np.int64)
+    return replace(fleet, requests=with_front_end(fleet.requests, front_end_ns))
 
 
 def accounts_of(
@@ -113,7 +131,11 @@ def merged_columns(workload: Workload, parts: list[tuple[I64, I64, RequestColumn
 
 
 def plain_fleet(
-    router: str, workload: Workload, parts: list[tuple[I64, RunResult]], gpus: list[int], complete: bool
+    router: str,
+    workload: Workload,
+    parts: Sequence[tuple[I64, RunResult]],
+    specs: Sequence[ReplicaSpec],
+    complete: bool,
 ) -> FleetResult:
     """The result of a fleet that was there from the start to the end and had no door: from each replica's rows."""
     n = len(workload)
@@ -126,10 +148,10 @@ def plain_fleet(
         columns.append((rows, row_of[rows], result.requests))
     requests = merged_columns(workload, columns)
     sent = int(np.count_nonzero(replica_of >= 0))
-    return FleetResult(
+    fleet = FleetResult(
         router=router,
         replicas=tuple(result for _, result in parts),
-        lives=tuple(LifeSpan(i, "default", count, 0, 0, None) for i, count in enumerate(gpus)),
+        lives=tuple(LifeSpan(i, "default", spec.deployment.layout.gpus, 0, 0, None) for i, spec in enumerate(specs)),
         requests=requests,
         replica_of=replica_of,
         row_of=row_of,
@@ -138,3 +160,4 @@ def plain_fleet(
         end_ns=max([int(requests.arrival_ns.max(initial=0)), *(result.end_ns for _, result in parts)]),
         complete=complete,
     )
+    return seen_by_clients(fleet, specs)

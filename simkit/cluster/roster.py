@@ -8,7 +8,6 @@ import simpy
 
 from simkit.cluster.alarm import Alarm
 from simkit.cluster.job import Job
-from simkit.cluster.offers import Offers
 from simkit.cluster.station import Station
 from simkit.engine.deployment import ReplicaSpec
 
@@ -46,6 +45,7 @@ class Life:
     ended_ns: int | None = None
     state: State = State.STARTING
     warming: bool = False  # STARTING, to become WARM
+    unlinked: int = 0  # while above 0 no KV comes to it from others, or leaves it
     replaced: list[Callable[[], None]] = field(default_factory=list)  # called when it has drained and is gone
 
     @property
@@ -57,15 +57,14 @@ class Life:
 class Roster:
     """All lives of a fleet's replicas; `serving` are those that can be sent requests, by number."""
 
-    def __init__(self, clock: simpy.Environment, offers: Offers, events: int, on_end: Callable[[Job], None]) -> None:
-        """`events` is the length of each replica's log of first events; `on_end` is told of each answer."""
+    new_station: Callable[[Life], Station]  # makes the replica of a life that begins, with an empty cache
+
+    def __init__(self, clock: simpy.Environment) -> None:
         self.lives: list[Life] = []
         self.serving: list[Life] = []
         self.on_change: list[Callable[[], None]] = []  # called when a replica becomes ready
+        self.on_gone: list[Callable[[Life], None]] = []  # called when one is gone
         self._clock = clock
-        self._offers = offers
-        self._events = events
-        self._on_end = on_end
         self._next_number = 0
 
     def start(self, member: Member, delay_ns: int, number: int | None = None) -> Life:
@@ -108,7 +107,7 @@ class Roster:
 
     def check_drained(self, life: Life) -> None:
         """End a draining replica that has nothing left."""
-        if life.state is State.DRAINING and life.station is not None and life.station.outstanding == 0:
+        if life.state is State.DRAINING and life.station is not None and life.station.idle:
             self._end(life)
 
     def crash(self, life: Life) -> list[Job]:
@@ -139,11 +138,6 @@ class Roster:
             life.state = State.SERVING
             self._insert(life)
 
-    def new_station(self, life: Life) -> Station:
-        """A replica for a life, with an empty cache."""
-        spec = life.member.spec
-        return Station(self._clock, life.index, spec, self._offers.to(spec), self._on_end, self._events)
-
     def _loaded(self, life: Life) -> None:
         life.warming = False
         if life.state is State.STARTING:
@@ -169,6 +163,8 @@ class Roster:
     def _end(self, life: Life) -> None:
         life.state = State.GONE
         life.ended_ns = int(self._clock.now)
+        for told in self.on_gone:
+            told(life)
         waiting, life.replaced = life.replaced, []
         for action in waiting:
             action()

@@ -54,7 +54,7 @@ def serve_routed(
     except KeyboardInterrupt:
         complete = False
     parts = [_part(workload, rack, i, offer, chosen, complete) for i, offer in enumerate(offers)]
-    return plain_fleet(name, workload, parts, [spec.deployment.layout.gpus for spec in specs], complete)
+    return plain_fleet(name, workload, parts, specs, complete)
 
 
 def _finish(rack: Rack, specs: Sequence[ReplicaSpec], offers: Sequence[Offered]) -> None:

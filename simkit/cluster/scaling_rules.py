@@ -65,7 +65,18 @@ class UtilisationRule(_Rule):
         return -int(-(seen.replicas * ratio) // 1)
 
 
-class SloRule(_Rule):
+class Targets(_Rule):
+    """A rule that is told how many requests met their targets."""
+
+    ttft_s: float | None = Field(default=None, gt=0, le=1e6, description="target that `signals.attainment` is about")
+    tpot_s: float | None = Field(default=None, gt=0, le=1e6)
+
+    def met(self, ttft_s: float, tpot_s: float) -> bool:
+        """Whether a request met its targets."""
+        return (self.ttft_s is None or ttft_s <= self.ttft_s) and (self.tpot_s is None or tpot_s <= self.tpot_s)
+
+
+class SloRule(Targets):
     """More replicas while too few requests meet their targets, one fewer while nearly all do.
 
     It feels its way down; `down_stabilization_s` says how fast. How long replicas are busy says little: one with a
@@ -73,8 +84,6 @@ class SloRule(_Rule):
     """
 
     kind: Literal["slo"] = "slo"
-    ttft_s: float | None = Field(default=None, gt=0, le=1e6)
-    tpot_s: float | None = Field(default=None, gt=0, le=1e6)
     attainment: float = Field(default=0.95, gt=0, le=1)
     step: float = Field(default=0.25, gt=0, le=10, description="share of the replicas that are added at a time")
     comfortable: float = Field(default=0.99, gt=0, le=1, description="attainment from which on one is taken away")
@@ -88,26 +97,29 @@ class SloRule(_Rule):
         fine = seen.attainment is None or seen.attainment >= self.comfortable
         return seen.replicas - 1 if fine else seen.replicas
 
-    def met(self, ttft_s: float, tpot_s: float) -> bool:
-        """Whether a request met its targets."""
-        return (self.ttft_s is None or ttft_s <= self.ttft_s) and (self.tpot_s is None or tpot_s <= self.tpot_s)
 
-
-class OwnRule(_Rule):
+class OwnRule(Targets):
     """A function `desired(signals) -> int` of one's own."""
 
     kind: Literal["own"] = "own"
     path: str = Field(description="a .py file, file.py:function, or an entry point's name")
-    ttft_s: float | None = Field(default=None, gt=0, le=1e6, description="target that `signals.attainment` is about")
-    tpot_s: float | None = Field(default=None, gt=0, le=1e6)
 
-    def desired(self, seen: Signals) -> int:
-        """Replicas."""
-        raise NotImplementedError("rule_of() calls the function itself")
+    def function(self) -> Rule:
+        """The function; InputError if it is not there."""
+        found = find_own(self.path, ENTRY_POINTS, FUNCTION)
+        if not callable(found):
+            raise InputError(
+                f"autoscaling.rule.path={self.path!r}: is no function; give a .py file with desired(signals)"
+            )
+        function = cast(Callable[[Signals], object], found)
 
-    def met(self, ttft_s: float, tpot_s: float) -> bool:
-        """Whether a request met its targets."""
-        return SloRule(ttft_s=self.ttft_s, tpot_s=self.tpot_s).met(ttft_s, tpot_s)
+        def desired(seen: Signals) -> int:
+            try:
+                return int(cast(int, function(seen)))
+            except Exception as error:
+                raise InputError(f"{self.path}: {one_line(error)}; desired(signals) must return a number") from error
+
+        return desired
 
 
 RuleSpec = Annotated[QueueRule | UtilisationRule | SloRule | OwnRule, Field(discriminator="kind")]
@@ -115,17 +127,4 @@ RuleSpec = Annotated[QueueRule | UtilisationRule | SloRule | OwnRule, Field(disc
 
 def rule_of(spec: RuleSpec) -> Rule:
     """The function that a rule stands for; InputError if one's own is not there."""
-    if not isinstance(spec, OwnRule):
-        return spec.desired
-    found = find_own(spec.path, ENTRY_POINTS, FUNCTION)
-    if not callable(found):
-        raise InputError(f"autoscaling.rule.path={spec.path!r}: is no function; give a .py file with desired(signals)")
-    function = cast(Callable[[Signals], object], found)
-
-    def desired(seen: Signals) -> int:
-        try:
-            return int(cast(int, function(seen)))
-        except Exception as error:
-            raise InputError(f"{spec.path}: {one_line(error)}; desired(signals) must return a number") from error
-
-    return desired
+    return spec.function() if isinstance(spec, OwnRule) else spec.desired

@@ -1,21 +1,21 @@
 """A cluster serves a workload: from what a user described to a result."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from simkit.cluster.autoscaling import autoscaling_process
-from simkit.cluster.disaggregated import serve_disaggregated
 from simkit.cluster.faults import fault_process
 from simkit.cluster.fleet import compiled_rule, named_router, serve_fleet
 from simkit.cluster.live import House, Rules, serve_live
+from simkit.cluster.lockstep import in_lockstep, serve_lockstep
+from simkit.cluster.moving import Moving
 from simkit.cluster.result import FleetResult
 from simkit.cluster.roster import Member
 from simkit.cluster.routers import BlindRouter, Router
 from simkit.cluster.sessions import session_arrivals
 from simkit.cluster.settings import Cluster
-from simkit.cluster.tiered import serve_tiered
 from simkit.engine.deployment import Deployment, ReplicaSpec
 from simkit.errors import InputError
 from simkit.workloads.streams import streams
@@ -37,37 +37,51 @@ def serve_cluster(
     Raises InputError for whatever in it cannot be. A KeyboardInterrupt ends the run: the result says so.
     """
     members, templates = members_of(cluster, resolve)
-    if cluster.disaggregation is not None:
-        return serve_disaggregated(workload, members, cluster.disaggregation, on_progress)
-    name, chosen, _ = named_router(cluster.router, seed)
+    moving = Moving(cluster.disaggregation, cluster.tiers)
+    name, chosen, _ = named_router(cluster.chosen_router, seed)
     specs = [member.spec for member in members]
-    simple = not (cluster.on_the_clock or cluster.tiers)
-    if simple and (isinstance(chosen, BlindRouter) or compiled_rule(chosen, specs) is not None):
-        fleet = serve_fleet(workload, specs, cluster.router, seed, on_progress, cluster.processes)
-        lives = tuple(replace(life, pool=member.pool) for life, member in zip(fleet.lives, members, strict=True))
-        return replace(fleet, lives=lives)
+    if in_lockstep([*members, *templates.values()]):
+        if cluster.on_the_clock or moving:
+            raise InputError(
+                "cluster: engines that share experts (layout.data) go with nothing of admission, clients, sessions, "
+                "faults, autoscaling, disaggregation and tiers yet; leave those out"
+            )
+        return _of_pools(serve_lockstep(workload, members, name, chosen, on_progress), members)
+    if not (cluster.on_the_clock or moving) and (
+        isinstance(chosen, BlindRouter) or compiled_rule(chosen, specs) is not None
+    ):
+        return _of_pools(
+            serve_fleet(workload, specs, cluster.chosen_router, seed, on_progress, cluster.processes), members
+        )
     if not isinstance(chosen, Router):
         raise InputError(f"router {name}: has no choose(request, fleet), which a cluster with processes needs; add it")
-    if cluster.tiers:
-        return serve_tiered(workload, members, cluster.tiers, name, chosen, on_progress)
     _, client_stream, fault_stream = streams(seed, 3)
     processes: list[Callable[[House], None]] = [fault_process(cluster.faults, cluster.startup, fault_stream)]
     for scaling in cluster.autoscaling:
         processes.append(autoscaling_process(scaling, templates[scaling.pool], cluster.startup))
     rules = Rules(cluster.admission, cluster.clients, cluster.lost_jobs)
     arrivals = session_arrivals(cluster.sessions, workload)
+    # prefill replicas have a router if one is asked for
+    by_load = moving.apart is not None and cluster.router is None
     return serve_live(
         workload,
         members,
-        name,
-        chosen,
+        "disaggregated" if by_load else name,
+        None if by_load else chosen,
         rules,
         client_stream,
         processes,
         arrivals,
         on_progress,
         list(templates.values()),
+        moving,
     )
+
+
+def _of_pools(fleet: FleetResult, members: Sequence[Member]) -> FleetResult:
+    """The fleet, whose replicas are told which pool they belong to."""
+    lives = tuple(replace(life, pool=member.pool) for life, member in zip(fleet.lives, members, strict=True))
+    return replace(fleet, lives=lives)
 
 
 def members_of(cluster: Cluster, resolve: Resolve) -> tuple[list[Member], dict[str, Member]]:

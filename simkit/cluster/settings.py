@@ -40,7 +40,11 @@ class Cluster(BaseModel):
 
     replicas: int = Field(default=1, ge=0, le=MOST_REPLICAS, description="of the configuration's deployment")
     pools: tuple[Pool, ...] = Field(default=(), description="in place of `replicas`, where they differ")
-    router: str | Mapping[str, object] = Field(default="round_robin", description="a name, or kind and settings")
+    router: str | Mapping[str, object] | None = Field(
+        default=None,
+        description="a name, or kind and settings; default round_robin or, where prefill is apart, the prefill replica "
+        "with least to do",
+    )
     admission: Admission = Field(default_factory=Admission)
     clients: Clients = Field(default_factory=Clients)
     lost_jobs: LostJobs = Field(default_factory=LostJobs)
@@ -64,17 +68,33 @@ class Cluster(BaseModel):
                 raise ValueError(f"autoscaling names pool {scaling.pool!r}; there are {', '.join(names)}")
         if sum(pool.replicas for pool in self.all_pools()) == 0 and not self.autoscaling:
             raise ValueError("no replicas, and nothing that starts one; give at least one")
-        moving = [name for name in ("disaggregation", "tiers") if getattr(self, name)]
-        if moving and (self.on_the_clock or len(moving) > 1):
-            raise ValueError(
-                f"{' and '.join(moving)}: goes together with nothing else of admission, clients, sessions, faults, "
-                "autoscaling, disaggregation and tiers yet; leave those out"
-            )
+        self._check_pools_apart()
+        if not (self.disaggregation or self.tiers) and self.faults.breaks_links:
+            raise ValueError("faults: link_down is of links that KV goes over; it needs disaggregation or tiers")
         return self
+
+    def _check_pools_apart(self) -> None:
+        """Raise ValueError for prefill or decode without a replica, and without anything that starts one."""
+        if self.disaggregation is None:
+            return
+        scaled = {scaling.pool for scaling in self.autoscaling if scaling.most > 0}
+        there = {pool.name for pool in self.all_pools() if pool.replicas > 0} | scaled
+        for side in ("prefill", "decode"):
+            names = getattr(self.disaggregation, side)
+            if not there & set(names):
+                raise ValueError(
+                    f"disaggregation.{side}: {', '.join(names)} has no replicas, and nothing that starts one; give at "
+                    "least one"
+                )
 
     def all_pools(self) -> tuple[Pool, ...]:
         """The pools, the only one made of `replicas` where none are named."""
         return self.pools or (Pool(replicas=self.replicas),)
+
+    @property
+    def chosen_router(self) -> str | Mapping[str, object]:
+        """The router, where prefill is not apart."""
+        return "round_robin" if self.router is None else self.router
 
     @property
     def on_the_clock(self) -> bool:

@@ -83,6 +83,16 @@ class Station:
         self._alarm: Alarm | None = None
         self._stopped = False
 
+    @property
+    def booked(self) -> int:
+        """Jobs that it has, or that are on their way to it."""
+        return self.outstanding
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for anything that it has."""
+        return self.booked == 0
+
     def fits(self, job: Job) -> bool:
         """Whether a job is no longer than the context."""
         return job.prompt_tokens + job.output_tokens <= self._offered.limits.max_model_len
@@ -103,7 +113,9 @@ class Station:
         if job.prompt_tokens != asked["prompt"] or job.output_tokens != asked["output"]:
             requests["prompt"][row] = job.prompt_tokens
             requests["output"][row] = job.output_tokens
-            requests["max_tokens"][row] = max(job.output_tokens, int(asked["max_tokens"]) - job.prompt_tokens)
+            # what an earlier attempt generated is now of the prompt, and counts towards what was asked for
+            generated = job.prompt_tokens - int(asked["prompt"])
+            requests["max_tokens"][row] = max(job.output_tokens, int(asked["max_tokens"]) - generated)
         self._replica.at[ROWS] = row + 1
         job.sent_ns, job.life, job.row = now, self.life, row
         self.jobs.append(job)
@@ -197,10 +209,7 @@ class Station:
         if named == 0:
             return 0
         self.look()
-        row = len(self._by_row)
-        if row == len(self._replica.requests):
-            self._replica = enlarged(self._replica, 2 * row)
-        self._replica.requests[row] = asked
+        row = self._preview(request)  # may put larger arrays in the replica's place
         return int(cached_blocks(self._replica, row, named)) * size
 
     def look(self) -> None:
@@ -258,12 +267,24 @@ class Station:
             )
         return trimmed(self._replica, len(self._by_row))
 
+    def _preview(self, request: int) -> int:
+        """A row past the last that looks like a request; nothing has arrived there."""
+        row = len(self._by_row)
+        if row == len(self._replica.requests):
+            self._replica = enlarged(self._replica, 2 * row)
+        self._replica.requests[row] = self._offered.requests[request]
+        return row
+
     def _tell(self) -> None:
         ended, self._late = [job for job in self._late if job.open], []
         for job in ended:
             self._count_out(job)
+            self._ended_well(job)
         for job in ended:
             self._on_end(job)
+
+    def _ended_well(self, job: Job) -> None:
+        """A job is answered, which nobody has been told yet."""
 
     def _count_out(self, job: Job) -> None:
         job.open = False

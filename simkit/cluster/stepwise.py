@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from simkit.cluster.loops.until_end import COUNT, END, ENDED, IDLE, MORE, NEXT, PAUSED
 from simkit.engine.discipline import Engine
+from simkit.engine.ring import rows_of
 from simkit.engine.state import (
     FLUSH,
     I32,
@@ -38,7 +39,7 @@ def stepwise(own: Engine) -> Callable[[Replica, StepTables, int, int, int, I32, 
                 out[NEXT] = at[NOW] + 1
                 return PAUSED
             own.iterate(r, tables)
-            row = int(at[OLDEST]) ^ 1
+            row = (int(at[OLDEST]) - 1) % rows_of(r.limits)
             end = int(r.batches["end"][row])
             batch = r.entries["request"][row, : int(r.batches["length"][row])]
             over = batch[r.ledger["finish"][batch] == end] if end > out[END] else batch[:0]

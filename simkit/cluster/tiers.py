@@ -34,8 +34,8 @@ class TierTotals:
     name: str
     hit_tokens: int  # prompt tokens that were fetched from it instead of computed
     read_bytes: int
-    written_bytes: int
-    evicted_bytes: int
+    written_bytes: int  # what was there in the end; writes that were broken off are not in it
+    evicted_bytes: int  # for want of room, or because the replica whose tier it was is gone
     held_bytes: int  # at the end
     read_busy_ns: int  # time in which its links were busy, added up over links
     write_busy_ns: int
@@ -48,7 +48,8 @@ class TierPart:
         """`entry_bytes` are those of what one id covers, on all GPUs of a replica."""
         self.spec = spec
         self.hit_tokens = 0
-        self.evicted = 0  # entries
+        self.written = 0  # entries
+        self.evicted = 0
         self.reads = Link(clock, spec.link.bytes_per_s(), spec.link.latency_ns())
         self.writes = Link(clock, spec.link.bytes_per_s(), spec.link.latency_ns())
         self._room = int(spec.capacity_gib * GIB) // entry_bytes
@@ -74,6 +75,7 @@ class TierPart:
 
     def store(self, contents: list[int]) -> list[int]:
         """These have come; returns what had to go for them, the least recently used first."""
+        self.written += len(contents)
         for content in contents:
             self._coming.discard(content)
             self._entries[content] = None
@@ -81,6 +83,15 @@ class TierPart:
         gone = [self._entries.popitem(last=False)[0] for _ in range(max(0, len(self._entries) - self._room))]
         self.evicted += len(gone)
         return gone
+
+    def expect_no_longer(self, contents: list[int]) -> None:
+        """These were on their way, and do not come."""
+        self._coming.difference_update(contents)
+
+    def clear(self) -> None:
+        """All of it is gone."""
+        self.evicted += len(self._entries)
+        self._entries.clear()
 
     def use(self, content: int) -> None:
         """It was read."""
@@ -93,7 +104,7 @@ def totals(spec: Tier, parts: list[TierPart], entry_bytes: int) -> TierTotals:
         name=spec.name,
         hit_tokens=sum(part.hit_tokens for part in parts),
         read_bytes=sum(part.reads.bytes for part in parts),
-        written_bytes=sum(part.writes.bytes for part in parts),
+        written_bytes=sum(part.written for part in parts) * entry_bytes,
         evicted_bytes=sum(part.evicted for part in parts) * entry_bytes,
         held_bytes=sum(len(part) for part in parts) * entry_bytes,
         read_busy_ns=sum(part.reads.busy_ns for part in parts),

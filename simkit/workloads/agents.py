@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simkit.errors import InputError
+from simkit.workloads.arrivals import ArrivalSpec, arrivals_us
+from simkit.workloads.session_files import SessionFile, session_files
 from simkit.workloads.streams import stream
 from simkit.workloads.workload import Prefixes, Workload
-
-MAX_FILE_BYTES = 1 << 27
-MAX_FILES = 100_000
 
 
 @dataclass
@@ -37,46 +37,61 @@ class _Rows:
 
 
 def read_agent_sessions(
-    folder: Path | str, sessions: int | None = None, starts_per_s: float | None = None, seed: int = 0
+    path: Path | str, sessions: int | None = None, starts: ArrivalSpec | None = None, seed: int = 0
 ) -> Workload:
-    """The sessions of a folder's *.json files, the first `sessions` by name.
+    """The sessions of a folder's *.json files, of a tar of such files, or of one file; at most the first `sessions`.
 
     `parent_id` and `think_us` say how to replay them closed: a request comes so long after the answers it waits for, a
     sub-agent's first after its caller's last, a caller's next after its sub-agents' last. Arrival times are those of
-    the recording, sessions starting all at 0, or as a Poisson process of `starts_per_s`. Raises InputError for a file
-    that is no session.
+    the recording, sessions starting all at 0, or as the process `starts` says. Raises InputError for a file that is no
+    session.
     """
-    files = sorted(Path(folder).glob("*.json"))[: min(sessions or MAX_FILES, MAX_FILES)]
-    if not files:
-        raise InputError(f"{folder}: holds no *.json file; give the folder of the sessions")
-    rng = stream(seed)
-    rows = _Rows()
-    start_s, block_tokens = 0.0, 0
-    for path in files:
-        found = _read(path)
-        size = int(found.get("block_size", 64))  # type: ignore[call-overload]
-        if block_tokens not in (0, size):
-            raise InputError(f"{path}: block_size={size}: other sessions have {block_tokens}; read them apart")
-        block_tokens = size
-        if starts_per_s is not None:
-            start_s += float(rng.exponential(1 / starts_per_s))
+    rows, first_rows = _Rows(), []
+    block_tokens = 0
+    for file in session_files(Path(path), sessions):
+        found = _read(file)
+        first_rows.append(len(rows.ids))
         try:
-            _add_session(rows, path.stem, found["requests"], start_s)
+            size = int(found.get("block_size", 64))  # type: ignore[call-overload]
+            _add_session(rows, file.name, found["requests"], 0.0)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{path}: is no session of an agent ({type(error).__name__}: {error})") from None
-    return _workload(rows, Path(folder), block_tokens)
+            raise InputError(f"{file.place}: is no session of an agent ({type(error).__name__}: {error})") from None
+        if size < 1 or block_tokens not in (0, size):
+            raise InputError(f"{file.place}: block_size={size}: others have {block_tokens or 64}; read them apart")
+        block_tokens = size
+    if not rows.ids:
+        raise InputError(f"{path}: its sessions have no request; give others")
+    if starts is not None:
+        _start_at(rows, first_rows, arrivals_us(starts, stream(seed), len(first_rows)) / 1e6)
+    return _workload(rows, Path(path), block_tokens)
 
 
-def _read(path: Path) -> dict[str, object]:
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise InputError(f"{path}: more than {MAX_FILE_BYTES >> 20} MiB; a session is a few")
+def is_agent_session(path: Path) -> bool:
+    """Whether a .json file holds one session; other traces have a request a line."""
+    if path.suffix != ".json" or not path.is_file():
+        return False
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({str(error)[:100]}); give the folder of the sessions") from None
+        _read(next(session_files(path, 1)))
+    except InputError:
+        return False
+    return True
+
+
+def _read(file: SessionFile) -> dict[str, object]:
+    try:
+        found = json.loads(file.raw)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file.place}: is not JSON ({str(error)[:100]}); give the folder of the sessions") from None
     if not isinstance(found, dict) or not isinstance(found.get("requests"), list):
-        raise InputError(f"{path}: has no list of requests; give the folder of the sessions")
+        raise InputError(f"{file.place}: has no list of requests; give the folder of the sessions")
     return found
+
+
+def _start_at(rows: _Rows, first_rows: list[int], starts_s: NDArray[np.float64]) -> None:
+    """Move each session to its start."""
+    for first, end, start_s in zip(first_rows, [*first_rows[1:], len(rows.ids)], starts_s.tolist(), strict=True):
+        for row in range(first, end):
+            rows.arrival_s[row] += start_s
 
 
 def _add_session(rows: _Rows, name: str, requests: object, start_s: float) -> None:

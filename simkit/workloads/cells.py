@@ -69,6 +69,8 @@ def number(text: str) -> int | float:
         return int(text)
     if re.fullmatch(DECIMAL + "|[+-]?(nan|inf|infinity)", text, re.IGNORECASE):
         return float(text)
+    if re.fullmatch(WALL_CLOCK, text):
+        raise ValueError("is a date, not a number; with --columns, --time-unit clock reads dates")
     raise ValueError("is empty; a number is wanted" if not text else "is not a number")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from simkit.errors import InputError, suggestion
+from simkit.workloads.agents import is_agent_session, read_agent_sessions
 from simkit.workloads.arrivals import ArrivalSpec, arrivals_us
 from simkit.workloads.cells import Ragged
 from simkit.workloads.csv_lines import CsvLines, clipped, split
@@ -17,6 +18,7 @@ from simkit.workloads.format import Format, integers
 from simkit.workloads.formats import azure, bailian, burstgpt, mooncake, simkit_trace, vidur
 from simkit.workloads.header import TraceHeader, header_of
 from simkit.workloads.json_lines import JsonLines, parsed
+from simkit.workloads.session_files import may_hold_sessions
 from simkit.workloads.source import Chunk, line_chunks
 from simkit.workloads.streams import stream
 from simkit.workloads.table import BadRowError, Table, read_table, taken
@@ -35,6 +37,8 @@ FORMATS: dict[str, Format] = {
         vidur.FORMAT,
     )
 }
+
+AGENTS = "claude-code"  # simkit.workloads.agents
 
 ENGINE_ROLES = {"request_id", "arrival_us", "prompt_tokens", "output_tokens", "hash_ids", "priority", "session_id"}
 """Columns that a workload has a place for; all others are kept as `extra`."""
@@ -56,12 +60,16 @@ def read_workload(
     `format` is or names one of `FORMATS`; None recognises it by the first line. `sort` puts rows in order of arrival,
     stably; `skip_bad_rows` counts them by reason in `dropped_rows`; `spread_ticks` moves arrivals that were rounded to
     coarse ticks uniformly within their tick, seeded with `seed`; `arrivals` draws times, with that seed, in place of
-    the file's, if it has any; `lengths_only` does without times, all arrivals are then 0. Raises InputError, one line
-    with file, line, field and fix, for anything that cannot be taken.
+    the file's, if it has any; `lengths_only` does without times, all arrivals are then 0. Agents' sessions, which are
+    trees and no lines, are a folder of .json files, a tar of them, or one; `arrivals` are then when sessions start.
+    Raises InputError, one line with file, line, field and fix, for anything that cannot be taken.
     """
     path = Path(path)
+    if format == AGENTS or (format is None and (may_hold_sessions(path) or is_agent_session(path))):
+        workload = read_agent_sessions(path, starts=arrivals, seed=seed)
+        return spread_over_ticks(workload, seed) if spread_ticks else workload
     if isinstance(format, str) and format not in FORMATS:
-        raise InputError(f"format {format!r} is not known; {suggestion(format, FORMATS)}")
+        raise InputError(f"format {format!r} is not known; {suggestion(format, [*FORMATS, AGENTS])}")
     opened = _open(path, format)
     table = read_table(
         str(path),

@@ -70,8 +70,9 @@ def test_each_requests_waterfall_sums_to_its_latency(simkit, azure: Path, tmp_pa
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 120
     for row in rows:
-        parts = ("queue_ns", "prefill_ns", "decode_ns", "stalled_ns", "preempted_ns", "host_ns")
+        parts = ("front_end_ns", "queue_ns", "prefill_ns", "decode_ns", "stalled_ns", "preempted_ns", "host_ns")
         assert sum(int(row[part]) for part in parts) == int(row["finish_ns"]) - int(row["arrival_ns"])
+        assert int(row["front_end_ns"]) > 1_000_000
 
 
 def test_littles_law_holds_on_a_replay(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -120,3 +121,57 @@ def test_an_interrupted_run_keeps_what_it_has_and_says_so(tmp_path: Path) -> Non
     assert 0 < tree["requests"]["unfinished"] < 2_000_000
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["complete"] is False
     assert "partial" in (tmp_path / "out" / "report.html").read_text().lower()
+
+
+def agents_session(starts_s: list[float]) -> dict[str, object]:
+    """A session in the form of kv-cache-tester: each request follows from the one before, 1 s of thought between."""
+    requests = [
+        {"t": t, "type": "n", "in": 200 * (i + 1), "out": 20, "hash_ids": list(range(3 * (i + 1))), "api_time": 2.0}
+        for i, t in enumerate(starts_s)
+    ]
+    return {"id": "made up", "block_size": 64, "requests": requests}
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_agents_sessions_wait_for_their_answers(simkit, tmp_path: Path, replicas: int) -> None:  # type: ignore[no-untyped-def]
+    """Recorded requests come 3 s apart and take 2 s; answered in less than 2 s, closed loops are over sooner."""
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.json").write_text(json.dumps(agents_session([0.0, 3.0, 6.0, 9.0])))
+    ends = {}
+    for replay in ("open", "closed"):
+        config = tmp_path / f"{replay}.yaml"
+        config.write_text(
+            "deployment: {model: llama-3.1-8b, device: h100}\n"
+            f"workload: {{trace: {folder}}}\n"
+            f"cluster: {{replicas: {replicas}, router: sticky, sessions: {{replay: {replay}}}}}\n"
+        )
+        out = tmp_path / replay
+        tree = outcome(simkit("run", config, "--out", out, "--json"))
+        assert tree["requests"]["finished"] == 8
+        assert tree["prefix_cache"]["hit_tokens"] > 0
+        with gzip.open(out / "requests.csv.gz", "rt") as file:
+            rows = list(csv.DictReader(file))
+        ends[replay] = tree["duration_s"]
+        sent = [int(row["arrival_ns"]) for row in rows]
+        assert sent == sorted(sent)
+    assert ends["open"] > 9.0
+    assert 3.0 < ends["closed"] < 6.0
+
+
+def test_engines_that_share_experts(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Eight engines of DeepSeek-V3, one a GPU: alone refused with what to write, as a cluster served."""
+    base = (
+        "deployment: {model: deepseek-v3, device: h200, layout: {data: 8, expert: 8}, engine: {max_model_len: 16384}}\n"
+    )
+    base += "workload: {preset: azure-conv-2023, requests: 60, rate: 8}\n"
+    config = tmp_path / "config.yaml"
+    config.write_text(base)
+    refused = simkit("run", config, "--json")
+    assert refused.returncode == 2
+    assert "data_parallel: 8" in refused.stderr
+    config.write_text(base + "cluster: {pools: [{name: all, data_parallel: 8}], router: data_parallel}\n")
+    tree = outcome(simkit("run", config, "--json"))
+    assert tree["requests"]["finished"] == 60
+    assert len(tree["fleet"]["replicas"]) == 8

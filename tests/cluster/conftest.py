@@ -10,6 +10,7 @@ import pytest
 
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.engine.settings import EngineSettings
+from simkit.models.front_end import NO_FRONT_END
 from simkit.models.steptables import constant_tables
 from simkit.workloads.workload import Prefixes, Workload
 
@@ -22,7 +23,8 @@ TOKEN_NS = 1_000
 def spec() -> ReplicaSpec:
     """A real deployment with a small KV cache, so that requests queue, share prefixes and preempt one another."""
     engine = EngineSettings(max_num_seqs=16, max_model_len=2048, num_gpu_blocks_override=256)
-    return resolve(Deployment(model="llama-3.1-8b", device="h100", engine=engine))
+    resolved = resolve(Deployment(model="llama-3.1-8b", device="h100", engine=engine))
+    return replace(resolved, front_end=NO_FRONT_END)  # times are the engine's; test_front_end.py has the clients'
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Small random clusters with everything that can go wrong in them, all drawn from a seed."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -153,3 +154,74 @@ def random_cluster(seed: int) -> tuple[Workload, Cluster, ReplicaSpec]:
         ),
         spec,
     )
+
+
+def random_moving_cluster(seed: int) -> tuple[Workload, Cluster, ReplicaSpec]:
+    """The same with KV on links: prefill and decode apart, tiers behind the replicas, or both."""
+    rng = np.random.default_rng([seed, 1])
+    workload, plain, spec = random_cluster(seed)
+    spec = small_spec(
+        spec.num_blocks, spec.limits.max_running, caching=True, asynchronous=bool(spec.limits.pipeline_depth > 1)
+    )
+    described = plain.model_dump(exclude_unset=True)
+    apart, tiers = (rng.random(2) < (0.7, 0.5)).tolist()
+    if apart or not tiers:
+        described["disaggregation"] = {
+            "prefill": ["p"],
+            "decode": ["d"],
+            "link": _link(rng),
+            "shared_by": str(rng.choice(["sender", "receiver", "all"])),
+            "layerwise": bool(rng.random() < 0.5),
+            "local_below_tokens": int(rng.choice([0, 20])),
+            "local_when_queued": [None, 0, 3][int(rng.integers(0, 3))],
+        }
+        _part_pools(rng, described)
+        if rng.random() < 0.5:
+            del described["router"]
+    if tiers:
+        described["tiers"] = [
+            {
+                "name": f"tier {level}",
+                "capacity_gib": float(rng.choice([1e-3, 5e-3, 1.0])),
+                "link": _link(rng),
+                "shared": bool(rng.random() < 0.5),
+                "write": str(rng.choice(["through", "on_evict"])),
+            }
+            for level in range(int(rng.integers(1, 4)))
+        ]
+    described["faults"]["schedule"] = [*described["faults"]["schedule"], *_link_faults(rng)]
+    if described["faults"]["random"] is not None:
+        described["faults"]["random"]["link_down"] = 1.0
+    return workload, Cluster.model_validate(described), spec
+
+
+def _link(rng: np.random.Generator) -> dict[str, float]:
+    """From 0.2 s a KV block to far less than a step."""
+    return {"gb_per_s": float(rng.choice([0.0025, 0.01, 0.3, 10.0])), "achieved": 1.0}
+
+
+def _part_pools(rng: np.random.Generator, described: dict[str, Any]) -> None:
+    """A pool for prefill and one for decode, each scaled by a rule of its own or not at all."""
+    rules = described.pop("autoscaling")
+    rule = dict(rules[0]) if rules else None
+    described["pools"] = []
+    described["autoscaling"] = []
+    for name in ("p", "d"):
+        scaled = rule is not None and rng.random() < 0.7
+        least = 0 if scaled and rng.random() < 0.3 else 1
+        described["pools"].append({"name": name, "replicas": int(rng.integers(least, 4)), "per_node": 2})
+        if scaled and rule is not None:
+            described["autoscaling"].append({**rule, "pool": name})
+
+
+def _link_faults(rng: np.random.Generator) -> list[dict[str, object]]:
+    """Links that break, of a replica or of a pool."""
+    return [
+        {
+            "at_s": float(rng.random()),
+            "kind": "link_down",
+            "replica": int(rng.integers(0, 4)) if rng.random() < 0.7 else None,
+            "for_s": float(rng.choice([0.0, 0.02, 0.3])),
+        }
+        for _ in range(int(rng.integers(0, 3)))
+    ]

@@ -171,8 +171,8 @@ def test_as_a_section_of_a_configuration(spec: ReplicaSpec, chats: Callable[...,
     fleet = serve_cluster(workload, Cluster.model_validate(described), same)
     check_fleet(fleet, workload)
     assert fleet.accounts.finished == 100
-    with pytest.raises(ValueError, match="goes together with nothing else"):
-        Cluster.model_validate({**described, "clients": {"timeout_s": 1.0}})
+    with pytest.raises(ValueError, match="decode: d has no replicas, and nothing that starts one"):
+        Cluster.model_validate({**described, "pools": [{"name": "p"}, {"name": "d", "replicas": 0}]})
 
 
 def test_bad_input_is_one_line(spec: ReplicaSpec) -> None:

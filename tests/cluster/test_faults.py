@@ -5,12 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simpy
 from one_step_jobs import jobs, statuses
 
 from simkit.cluster.checks import check_fleet
+from simkit.cluster.job import Job
+from simkit.cluster.offers import Offers
 from simkit.cluster.result import FleetResult
 from simkit.cluster.serve import serve_cluster
 from simkit.cluster.settings import Cluster
+from simkit.cluster.station import Station
 from simkit.engine.deployment import ReplicaSpec
 from simkit.errors import InputError
 from simkit.workloads.workload import Workload
@@ -79,6 +83,18 @@ def test_resuming_keeps_the_tokens_that_were_out(spec: ReplicaSpec) -> None:
     last = resumed.replicas[1].requests
     assert last.prompt_tokens[0] > 300
     assert last.prompt_tokens[0] + last.output_tokens[0] == 300 + 200
+
+
+@pytest.mark.parametrize(("asked", "left"), [(None, 150), (500, 450), (120, 150)])
+def test_what_was_generated_counts_towards_what_was_asked_for(spec: ReplicaSpec, asked: int | None, left: int) -> None:
+    """A request of 300 + 200 tokens is taken up after 50; it may ask for as many in all as before (but for the end)."""
+    engine = spec.deployment.engine.model_copy(update={"max_tokens": asked})
+    deployment = spec.deployment.model_copy(update={"engine": engine})
+    workload = Workload("w", np.zeros(1, np.int64), np.array([300], np.int32), np.array([200], np.int32))
+    asking = replace(spec, deployment=deployment)
+    station = Station(simpy.Environment(), 0, asking, Offers(workload).to(asking), lambda job: None, 1024)
+    station.give(Job(0, 0, 350, 150, 500))
+    assert station.finish().requests["max_tokens"].tolist() == [left]
 
 
 def test_a_slow_replica_takes_so_many_times_as_long(single_server: ReplicaSpec) -> None:

@@ -60,6 +60,51 @@ def test_smaller_ones_are_there_first(sizes: list[int]) -> None:
         assert (a < b) <= (end_a <= end_b)
 
 
+def test_what_is_given_up_leaves_the_link_to_the_others() -> None:
+    """Two of 1,000 bytes; at 600 ns each has 300, the first is given up, the other's 700 take 700 ns."""
+    clock = simpy.Environment()
+    link = Link(clock, 1e9, latency_ns=50)
+    there: list[tuple[str, int]] = []
+    first, second = link.transfer(1_000), link.transfer(1_000)
+    first.callbacks.append(lambda _: there.append(("first", clock.now)))
+    second.callbacks.append(lambda _: there.append(("second", clock.now)))
+    moved: list[int] = []
+    clock.timeout(600).callbacks.append(lambda _: moved.append(first.give_up()))
+    # on its last stretch a transfer has left the link: all of it was moved, and still it does not come
+    last = link.transfer(0)
+    last.callbacks.append(lambda _: there.append(("last", clock.now)))
+    clock.timeout(20).callbacks.append(lambda _: moved.append(last.give_up()))
+    clock.run()
+    assert moved == [0, 300]
+    assert there == [("second", 1_350)]
+    assert (link.bytes, link.busy_ns, link.active) == (1_300, 1_300, 0)
+    assert first.give_up() == 300  # once more does nothing
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3_000), st.integers(1, 5_000), st.integers(1, 4_000)), min_size=1, max_size=10),
+    st.sampled_from([1e8, 1e9, 2.7e9]),
+)
+def test_bytes_are_moved_or_given_up(moves: list[tuple[int, int, int]], bytes_per_s: float) -> None:
+    """Each transfer has a start, a size and a patience: what was moved is what the link was busy for."""
+    clock = simpy.Environment()
+    link = Link(clock, bytes_per_s)
+    moved = []
+
+    def move(start: int, size: int, patience: int) -> "simpy.events.ProcessGenerator":
+        yield clock.timeout(start)
+        transfer = link.transfer(size)
+        yield transfer | clock.timeout(patience)
+        moved.append(transfer.give_up())
+        assert moved[-1] == size if transfer.processed else 0 <= moved[-1] <= size
+
+    for start, size, patience in moves:
+        clock.process(move(start, size, patience))
+    clock.run()
+    assert sum(moved) == link.bytes
+    assert link.bytes == pytest.approx(link.busy_ns * bytes_per_s / 1e9, abs=2 * len(moves) * (1 + bytes_per_s / 1e9))
+
+
 def test_no_bandwidth_is_bad_input() -> None:
     with pytest.raises(InputError, match="bandwidth must be above 0"):
         Link(simpy.Environment(), 0.0)

@@ -129,9 +129,20 @@ def test_prefix_aware_follows_the_cache_until_the_load_is_out_of_balance() -> No
     assert [router.choose(1, fleet) for _ in range(5)] == [first] * 5
     busy = replace(fleet, requests=[11 if i == first else 0 for i in range(3)])
     assert router.choose(2, busy) != first
-    # a match of 2 of 10 blocks is under the threshold of 0.3: the smallest tree
+    # a match of 2 of 10 blocks is under the threshold of 0.3: the next in turn, or the smallest tree
     other = replace(fleet, ids=[1, 2, 30, 31, 32, 33, 34, 35, 36, 37])
-    assert router.choose(3, other) != first
+    assert router.choose(3, other) == first + 1
+    as_sglang = made({"kind": "prefix_aware", "unmatched": "smallest_tree"})
+    first = as_sglang.choose(0, fleet)
+    assert as_sglang.choose(3, other) != first
+
+
+def test_prefix_aware_is_round_robin_where_nothing_is_shared(spec: ReplicaSpec, chats: Chats) -> None:
+    """Request by request, named content or none: so hit rate and TTFT are equal too."""
+    workload = replace(chats(300, 20.0, 5), prefixes=None)
+    served = [serve_fleet(workload, [spec] * 3, name) for name in ("prefix_aware", "round_robin")]
+    assert served[0].replica_of.tolist() == served[1].replica_of.tolist()
+    assert served[0].requests.finish_ns.tolist() == served[1].requests.finish_ns.tolist()
 
 
 def test_kv_overlap_weighs_cached_against_busy() -> None:

@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from simkit.cluster.merged import merged_run
 from simkit.cluster.result import FleetResult
 from simkit.cluster.serve import serve_cluster
 from simkit.cluster.settings import Cluster
 from simkit.engine.deployment import ReplicaSpec
 from simkit.errors import InputError
+from simkit.metrics.summary import summarize
 from simkit.workloads.chats import ChatSpec, chats
 from simkit.workloads.lengths import ConstantLength, LogNormalLength
 from simkit.workloads.workload import Workload
@@ -75,6 +77,24 @@ def test_a_session_stops_or_goes_on_after_a_failure(single_server: ReplicaSpec) 
         workload, single_server, replicas=2, clients=clients, sessions={"replay": "closed", "after_failure": "go_on"}
     )
     assert (on.accounts.finished, on.accounts.timed_out, on.accounts.never_asked) == (3, 1, 0)
+
+
+def test_a_run_of_closed_loops_has_what_was_asked_in_order_of_asking(single_server: ReplicaSpec) -> None:
+    """The second of a times out, its third is never asked; the second of b comes before the first of c."""
+    workload = steps(["a", "a", "a", "b", "b", "c"], [10, 50, 9, 5, 5, 5], [0, 1, 1, 0, 20, 0], [0, 1, 2, 1, 2, 30])
+    fleet = serve(workload, single_server, replicas=3, clients={"timeout_s": 0.03}, sessions={"replay": "closed"})
+    merged = merged_run(fleet)
+    assert fleet.accounts.never_asked == 1
+    assert merged.requests.request_id == ("0", "3", "1", "4", "5")
+    assert (np.diff(merged.requests.arrival_ns) > 0).all()
+    assert summarize(merged)["requests"] == {
+        "arrived": 5,
+        "unfinished": 0,
+        "finished": 4,
+        "rejected": 0,
+        "timed_out": 1,
+    }
+    assert (merged.requests.arrival_ns[merged.events.request] <= merged.events.time_ns).all()
 
 
 def test_pauses_can_be_cut_and_filled_in(single_server: ReplicaSpec) -> None:

@@ -48,6 +48,7 @@ def mixed(spec: ReplicaSpec) -> list[ReplicaSpec]:
     """Replicas that differ in device, precision, limits and context."""
     small = EngineSettings(max_num_seqs=8, max_model_len=1100, num_gpu_blocks_override=128, async_scheduling=False)
     other = resolve(Deployment(model="llama-3.1-8b", device="a100-80gb", engine=small))
+    other = replace(other, front_end=spec.front_end)
     slow = replace(spec, tables=spec.tables._replace(linear_ns=spec.tables.linear_ns * 1.7))
     return [spec, other, slow, spec]
 

@@ -1,12 +1,16 @@
 """Sessions of coding agents, from their JSON to who waits for whom."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from simkit.errors import InputError
 from simkit.workloads.agents import read_agent_sessions
+from simkit.workloads.arrivals import Poisson
+from simkit.workloads.readers import read_workload
 
 
 def request(t: float, api: float, size: int, ids: list[int], stop: str = "tool_use") -> dict[str, object]:
@@ -63,8 +67,26 @@ def test_ids_are_the_sessions_own(folder: Path) -> None:
 
 
 def test_sessions_start_as_a_poisson_process(folder: Path) -> None:
-    one, same, other = (read_agent_sessions(folder, starts_per_s=0.1, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (read_agent_sessions(folder, starts=Poisson(rate_per_s=0.1), seed=seed) for seed in (1, 1, 2))
     assert one.arrival_us.tolist() == same.arrival_us.tolist() != other.arrival_us.tolist()
+
+
+def test_a_folder_a_tar_and_a_file_are_recognised(folder: Path, tmp_path: Path) -> None:
+    whole = read_agent_sessions(folder)
+    for ending, packed in ((".tar", "w"), (".tar.gz", "w:gz")):
+        with tarfile.open(tmp_path / f"some{ending}", packed) as tar:
+            tar.add(folder / "a.json", "traces/a.json")
+            tar.add(folder / "b.json", "traces/b.json")
+    plain = (tmp_path / "some.tar").read_bytes()
+    (tmp_path / "some.tar.zst").write_bytes(zstandard.ZstdCompressor().compress(plain))
+    for path in (folder, *(tmp_path / f"some{ending}" for ending in (".tar", ".tar.gz", ".tar.zst"))):
+        read = read_workload(path)
+        assert read.arrival_us.tolist() == whole.arrival_us.tolist()
+        assert read.extra["parent_id"] == whole.extra["parent_id"]
+    assert len(read_workload(folder / "a.json")) == 5
+    (tmp_path / "some.tar.zst").write_bytes(zstandard.ZstdCompressor().compress(plain)[:-200])
+    with pytest.raises(InputError, match="cannot be read as a tar"):
+        read_workload(tmp_path / "some.tar.zst")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ def earliest_end(r: Replica, least_step_ns: int) -> int:
         first = at[WAITING_HEAD] if r.limits.ordering == FCFS else 0
         for i in range(first, at[WAITING_TAIL]):
             steps = min(steps, steps_left(r, r.waiting[i]))
-    begun = r.batches[at[OLDEST]].end if at[IN_FLIGHT] > 0 else at[NOW] + least_step_ns
+    # a step that ended while the host planned others is committed by the turn that begins after
+    begun = max(r.batches[at[OLDEST]].end, at[NOW] + 1) if at[IN_FLIGHT] > 0 else at[NOW] + least_step_ns
     early = begun + (steps - 1) * least_step_ns
     for request in range(at[NEXT_ARRIVAL], at[ROWS]):
         start = max(at[NOW], r.requests[request].arrival_ns)

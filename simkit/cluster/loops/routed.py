@@ -7,6 +7,7 @@ from simkit.cluster.loops.lookahead import earliest_end, steps_of
 from simkit.cluster.rack import Rack
 from simkit.compiled import compiled, inlined
 from simkit.engine.loop import turn
+from simkit.engine.ring import ring_row
 from simkit.engine.state import (
     F64,
     FLUSH,
@@ -16,7 +17,6 @@ from simkit.engine.state import (
     NEVER,
     NEXT_ARRIVAL,
     NOW,
-    OLDEST,
     ROWS,
     UNFINISHED,
     Pool,
@@ -169,10 +169,10 @@ def catch_up(rack: Rack, i: int, now: int) -> None:
         rack.aborts,
         rack.progress[i],
         rack.ledger[i],
-        _pool_at(rack, i),
+        pool_at(rack, i),
         rack.entries[i],
         rack.batches[i],
-        _recorder_at(rack, i),
+        recorder_at(rack, i),
         rack.running[i],
         rack.waiting[i],
         rack.tenants[i],
@@ -192,14 +192,14 @@ def catch_up(rack: Rack, i: int, now: int) -> None:
         turn(r, tables)
         ended = before - (at[UNFINISHED] - at[NEXT_ARRIVAL])
         if ended > 0:
-            _count_ended(rack, r, i, now, ended)
+            count_ended(rack, r, i, now, ended)
     counter.wake_ns = counter.late_ns if counter.late > 0 else earliest_end(r, shape.least_step_ns)
 
 
 @inlined
-def _count_ended(rack: Rack, r: Replica, i: int, now: int, ended: int) -> None:
+def count_ended(rack: Rack, r: Replica, i: int, now: int, ended: int) -> None:
     """Count out the requests that the step committed last has ended, now or, if it ends later, then."""
-    row = r.at[OLDEST] ^ 1
+    row = ring_row(r, -1)
     end = r.batches[row].end
     tokens = 0
     for k in range(r.batches[row].length):
@@ -217,7 +217,7 @@ def _count_ended(rack: Rack, r: Replica, i: int, now: int, ended: int) -> None:
 
 
 @inlined
-def _pool_at(rack: Rack, i: int) -> Pool:
+def pool_at(rack: Rack, i: int) -> Pool:
     return Pool(
         rack.blocks[i, : rack.shape[i].blocks],  # type: ignore[arg-type]
         rack.places[i, : rack.shape[i].places],  # type: ignore[arg-type]
@@ -228,7 +228,7 @@ def _pool_at(rack: Rack, i: int) -> Pool:
 
 
 @inlined
-def _recorder_at(rack: Rack, i: int) -> Recorder:
+def recorder_at(rack: Rack, i: int) -> Recorder:
     return Recorder(
         rack.itl[i],
         rack.batch_requests[i],
@@ -249,6 +249,9 @@ def tables_at(rack: Rack, i: int) -> StepTables:
     window = values[
         span.decode_window_ns : span.decode_window_ns + span.decode_window_ns_rows * span.decode_window_ns_columns
     ]
+    linear = values[
+        span.stage_linear_ns : span.stage_linear_ns + span.stage_linear_ns_rows * span.stage_linear_ns_columns
+    ]
     prefill = values[span.prefill_ns : span.prefill_ns + span.prefill_ns_rows * span.prefill_ns_columns]
     return StepTables(
         values[span.linear_ns : span.linear_ns + span.linear_ns_rows],
@@ -258,4 +261,7 @@ def tables_at(rack: Rack, i: int) -> StepTables:
         window.reshape((span.decode_window_ns_rows, span.decode_window_ns_columns)),
         prefill.reshape((span.prefill_ns_rows, span.prefill_ns_columns)),
         span.window_tokens,
+        linear.reshape((span.stage_linear_ns_rows, span.stage_linear_ns_columns)),
+        values[span.stage_attention : span.stage_attention + span.stage_attention_rows],
+        values[span.shared_linear_ns : span.shared_linear_ns + span.shared_linear_ns_rows],
     )

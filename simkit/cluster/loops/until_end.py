@@ -4,6 +4,7 @@ from simkit.cluster.loops.lookahead import earliest_end
 from simkit.compiled import compiled, inlined
 from simkit.engine.loop import turn
 from simkit.engine.prefix import block_key, cached_block
+from simkit.engine.ring import ring_row
 from simkit.engine.state import (
     FLUSH,
     I32,
@@ -12,7 +13,6 @@ from simkit.engine.state import (
     NEVER,
     NEXT_ARRIVAL,
     NOW,
-    OLDEST,
     ROWS,
     UNFINISHED,
     Replica,
@@ -57,7 +57,7 @@ def run_until_end(
 @inlined
 def list_ended(r: Replica, ended: I32, out: I64) -> int:
     """List whom the step that was committed last has ended, unless it was listed before; returns how many."""
-    row = r.at[OLDEST] ^ 1
+    row = ring_row(r, -1)
     end = r.batches[row].end
     if end <= out[END]:
         return 0
