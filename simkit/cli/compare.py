@@ -67,7 +67,7 @@ def _names(paths: list[Path]) -> list[str]:
 
 def _contender(config: "CompareConfig", name: str) -> "Contender":
     from simkit.cli.config import load_workload, resolve_replica
-    from simkit.plan.confidence import step_time_error
+    from simkit.cli.step_time_error import step_time_error
     from simkit.plan.paired import Contender
     from simkit.plan.sweep import mean_rate
 
@@ -82,7 +82,7 @@ def _contender(config: "CompareConfig", name: str) -> "Contender":
         usd_per_gpu_hour=price,
         draw=partial(_drawn, config=config, workload=workload),
         rate_per_s=mean_rate(workload),
-        error=step_time_error(spec, config.step_time_spread),
+        error=step_time_error(spec, config, config.step_time_spread),
     )
 
 

@@ -10,13 +10,14 @@ from pydantic import Field, model_validator
 
 from simkit.cli.config import Config, load_workload, resolve_replica
 from simkit.cli.console import emit_json, people, progress, to_json, waiting_for
-from simkit.engine.deployment import ReplicaSpec
+from simkit.cli.step_time_error import step_time_error
+from simkit.cluster.settings import Cluster
+from simkit.engine.deployment import Deployment, ReplicaSpec
 from simkit.engine.warm_up import warm_up
 from simkit.errors import InputError, PartialResultError, TargetNotMetError
 from simkit.metrics.slo import promise
 from simkit.plan.answer import Question, kind_tree
 from simkit.plan.changes import infeasible
-from simkit.plan.confidence import step_time_error
 from simkit.plan.decision import PARTS, Decision, decide
 from simkit.plan.parallel import Workers
 from simkit.plan.scenario import scenarios
@@ -27,17 +28,24 @@ from simkit.plan.study import Study, question_key
 from simkit.plan.sure import surely
 from simkit.plan.sweep import mean_rate
 from simkit.plan.tree import decision_tree, infeasible_tree
+from simkit.plan.unit import Unit, work_out
 from simkit.plan.words import no_way, verdict
 from simkit.report.directory import write_atomically
 from simkit.report.plan_page import plan_page
 from simkit.versions import versions
 from simkit.workloads.workload import Workload
 
+# of a cluster's section, what stands before replicas whose number is to be found
+DOOR = {"router", "admission", "clients", "lost_jobs", "faults", "startup", "processes"}
+
 
 class PlanConfig(Config):
     """A configuration that may say what can be deployed and how much is asked."""
 
     plan: PlanSettings | None = Field(default=None, description="search space, demand, prices, robustness")
+    cluster: Cluster | None = Field(
+        default=None, description="the door before the fleet that is found: router, clients"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -58,15 +66,38 @@ class PlanConfig(Config):
         return {**tree, "deployment": filled}
 
     @model_validator(mode="after")
+    def _cluster_is_a_door(self) -> Self:
+        """Of a cluster's section only what stands before replicas whose number is to be found."""
+        if self.cluster is None:
+            return self
+        if self.plan is None:
+            raise ValueError("cluster: goes with a fleet; say how much it must serve, for instance --demand 20")
+        wrong = sorted(self.cluster.model_fields_set - DOOR)
+        if wrong:
+            raise ValueError(
+                f"cluster.{wrong[0]}: a plan finds the replicas itself and takes only {', '.join(sorted(DOOR))} of a "
+                "cluster; leave it out, and try the rest on the fleet found with simkit run"
+            )
+        if "router" in self.plan.model_fields_set:
+            raise ValueError("plan.router: the cluster section has the router; leave one of them out")
+        if any(self.plan.search.disaggregated):
+            raise ValueError("cluster: disaggregated groups have a gateway of their own; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
     def _growth_where_asked(self) -> Self:
         if self.plan is not None and "growth" in self.plan.robust and self.plan.demand.growth is None:
             raise ValueError("plan.robust: growth needs plan.demand.growth, for instance {per_month: 0.08, months: 12}")
         return self
 
 
-def spec_of(kind: Kind, config: Config) -> ReplicaSpec:
+def spec_of(kind: Kind, config: Config) -> Unit:
     """A kind worked out, with the configuration's profile if it names one."""
-    return resolve_replica(config.model_copy(update={"deployment": kind.deployment}))
+
+    def resolved(deployment: Deployment) -> ReplicaSpec:
+        return resolve_replica(config.model_copy(update={"deployment": deployment}))
+
+    return work_out(kind, resolved)
 
 
 def fleet_plan(config: PlanConfig, folder: Path | None, study: Path | None, workers: Workers, json: bool) -> None:
@@ -80,7 +111,8 @@ def fleet_plan(config: PlanConfig, folder: Path | None, study: Path | None, work
     if math.isnan(asked):
         raise InputError(f"plan.demand: workload {workload.name} has no rate of its own; give rate_per_s or users")
     robust = scenarios(settings.robust, settings.stresses, settings.demand.growth)
-    question = Question(workload, asked, promised, robust, partial(spec_of, config=config))
+    door = config.cluster or Cluster(router=settings.router)
+    question = Question(workload, asked, promised, robust, partial(spec_of, config=config), door)
     with waiting_for("compiling the engine, which is kept for later runs"):
         warm_up(config.deployment.engine.discipline)
     options = kinds(settings.search, config.deployment)
@@ -91,7 +123,7 @@ def fleet_plan(config: PlanConfig, folder: Path | None, study: Path | None, work
             why = infeasible(question, found, config.deployment, settings.search)
         lines, tree, decision = no_way(why), {"infeasible": infeasible_tree(why)}, None
     else:
-        decision = _decide(config, settings, question, found)
+        decision = _decide(config, settings, question, found, workers)
         lines, tree = verdict(decision, found, promised, settings), {"decision": decision_tree(decision)}
     whole = _tree(config, settings, question, found, lines, tree)
     figure = front_figure_key(config.slo)
@@ -127,18 +159,20 @@ def _search(options: list[Kind], question: Question, workers: Workers, study: St
             ) from None
 
 
-def _decide(config: PlanConfig, settings: PlanSettings, question: Question, found: SearchResult) -> Decision:
+def _decide(
+    config: PlanConfig, settings: PlanSettings, question: Question, found: SearchResult, workers: Workers
+) -> Decision:
     assert found.chosen is not None, "asked where something holds"
     kind, one = found.chosen
     assert one.replicas is not None, "what holds has a number"
     replicas = one.replicas
     draw: Callable[[int], Workload] | None = None
     if config.workload.seeded:
-        draw = partial(_drawn, config=config)
-    error_of = partial(step_time_error, stated=settings.step_time_spread)
+        draw = partial(drawn, config=config)
+    error_of = partial(step_time_error, config=config, stated=settings.step_time_spread)
     if settings.sure is not None:
         with waiting_for(f"looking for what keeps the promise with probability {settings.sure:g}"):
-            surer = surely(question, found, settings, error_of, draw)
+            surer = surely(question, found, settings, error_of, draw, workers)
         if surer is None:
             raise TargetNotMetError(
                 f"plan.sure={settings.sure:g}: no deployment that was allowed keeps the promise with that probability; "
@@ -147,10 +181,11 @@ def _decide(config: PlanConfig, settings: PlanSettings, question: Question, foun
             )
         kind, replicas = surer
     with progress("parts of the answer", PARTS) as on_progress:
-        return decide(question, kind, replicas, settings, error_of(question.spec_of(kind)), draw, on_progress)
+        return decide(question, kind, replicas, settings, error_of(question.spec_of(kind)), draw, on_progress, workers)
 
 
-def _drawn(number: int, config: Config) -> Workload:
+def drawn(number: int, config: Config) -> Workload:
+    """The workload of a replication, drawn with a seed of its own."""
     return load_workload(config.workload, config.seed + number)
 
 

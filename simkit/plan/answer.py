@@ -4,19 +4,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from math import ceil
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from simkit.engine.deployment import ReplicaSpec, resolve
+from simkit.cluster.settings import Cluster
+from simkit.engine.deployment import resolve
 from simkit.errors import InputError
 from simkit.metrics.slo import Promise
 from simkit.plan.bounds import bounds
 from simkit.plan.fleet import replay_share
-from simkit.plan.observation import Observation
+from simkit.plan.observation import REJECTED, Observation
 from simkit.plan.scenario import AS_PLANNED, Scenario
 from simkit.plan.space import Kind
+from simkit.plan.unit import Unit, work_out
 from simkit.workloads.workload import Workload
 
-Resolve = Callable[[Kind], ReplicaSpec]
+Resolve = Callable[[Kind], Unit]
 
 # a finite replay ends, so a rate somewhat above what a replica can last may still pass for stable
 FINITE_REPLAY = 1.25
@@ -24,9 +27,9 @@ FINITE_REPLAY = 1.25
 HOLDS, CANNOT, TOO_SLOW, NEVER_HOLDS, COSTLIER = "holds", "cannot run", "too slow", "never holds", "costlier"
 
 
-def resolve_kind(kind: Kind) -> ReplicaSpec:
-    """The kind worked out, with step times of datasheet figures."""
-    return resolve(kind.deployment)
+def resolve_kind(kind: Kind) -> Unit:
+    """The kind worked out, with the step times that its deployment has by itself."""
+    return work_out(kind, resolve)
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,22 @@ class Question:
     promise: Promise
     robust: tuple[Scenario, ...] = ()
     spec_of: Resolve = field(default=resolve_kind)
+    door: Cluster = field(default_factory=Cluster)  # before the whole fleet that is replayed in the end; replicas open
 
     @property
     def scenarios(self) -> tuple[Scenario, ...]:
         """All that must hold."""
         return (AS_PLANNED, *self.robust)
+
+    @property
+    def door_name(self) -> str:
+        """The router's."""
+        router = self.door.chosen_router
+        return router if isinstance(router, str) else str(router.get("kind", "a router"))
+
+    def has_door(self, units: int) -> bool:
+        """Whether so many replicas are reached through anything that their shares do not tell of."""
+        return units > 1 or self.door.on_the_clock
 
 
 class Tried(BaseModel):
@@ -100,12 +114,14 @@ def start(kind: Kind, question: Question) -> Start:
         return Start(kind, least, Answer(number=kind.number, status=status, reason=reason, least_replicas=least))
 
     if kind.most_replicas < 1:
-        return settled(CANNOT, f"one replica takes {kind.gpus} GPUs, more than can be had")
+        return settled(CANNOT, f"one {kind.noun} takes {kind.gpus} GPUs, more than can be had")
     try:
-        spec = question.spec_of(kind)
+        unit = question.spec_of(kind)
     except InputError as error:
         return settled(CANNOT, str(error))
-    known = bounds(spec, question.workload, question.promise)
+    known = bounds(unit, question.workload, question.promise)
+    if REJECTED in known.missed:
+        return settled(CANNOT, too_long(question.workload, unit.limits.max_model_len))
     if known.missed:
         floor = known.floors_s.get(known.missed[0])
         at_least = "" if floor is None else f", which is at least {floor:.3g} s"
@@ -115,7 +131,7 @@ def start(kind: Kind, question: Question) -> Start:
     least = ceil(highest * question.rate_per_s / (FINITE_REPLAY * known.rate_per_s))
     least = max(least, 1 + down)
     if least > kind.most_replicas:
-        reason = f"needs {least} replicas or more for {known.limited_by} alone; {kind.most_replicas} are allowed"
+        reason = f"needs {least} {kind.noun}s or more for {known.limited_by} alone; {kind.most_replicas} are allowed"
         return settled(NEVER_HOLDS, reason, least)
     return Start(kind, least, None)
 
@@ -146,7 +162,7 @@ def answer(begun: Start, question: Question, most_usd_per_hour: float = float("i
     if found is None:
         cut = affordable < kind.most_replicas
         status = COSTLIER if cut else NEVER_HOLDS
-        why = f"more than {most_usd_per_hour:.2f} USD/h" if cut else _never(steps, kind.most_replicas)
+        why = f"more than {most_usd_per_hour:.2f} USD/h" if cut else _never(steps, kind)
         return Answer(number=kind.number, status=status, reason=why, least_replicas=begun.least_replicas, tried=steps)
     seen = tried[found][1]
     assert seen is not None, "what holds was observed"
@@ -165,7 +181,17 @@ def answer(begun: Start, question: Question, most_usd_per_hour: float = float("i
     )
 
 
-def try_replicas(spec: ReplicaSpec, question: Question, replicas: int) -> tuple[Tried, Observation | None]:
+def too_long(workload: Workload, max_model_len: int) -> str:
+    """Which requests a context turns away, and the one that would take them."""
+    lengths = workload.prompt_tokens.astype(np.int64) + workload.output_tokens
+    many = int(np.count_nonzero(lengths > max_model_len))
+    return (
+        f"{many:,} of {len(lengths):,} requests are longer than the context of {max_model_len:,} tokens; "
+        f"deployment.engine.max_model_len={int(lengths.max())} takes them all"
+    )
+
+
+def try_replicas(spec: Unit, question: Question, replicas: int) -> tuple[Tried, Observation | None]:
     """One number of replicas in every scenario, and what was seen as planned; stops at the first that fails."""
     planned: Observation | None = None
     for scenario in question.scenarios:
@@ -203,10 +229,10 @@ def least_number(least: int, most: int, holds: Callable[[int], bool]) -> int | N
     return high
 
 
-def _never(tried: Iterable[Tried], most: int) -> str:
+def _never(tried: Iterable[Tried], kind: Kind) -> str:
     last = max(tried, key=lambda one: one.replicas)
     where = "" if last.scenario == AS_PLANNED.name else f" with {last.scenario}"
-    return f"even with {most} replicas {', '.join(last.missed)} is missed{where}"
+    return f"even with {kind.most_replicas} {kind.noun}s {', '.join(last.missed)} is missed{where}"
 
 
 def finite(value: float) -> float | None:
@@ -217,4 +243,8 @@ def finite(value: float) -> float | None:
 def kind_tree(kind: Kind) -> dict[str, object]:
     """A kind as JSON."""
     tree = asdict(kind)
-    return {**tree, "deployment": kind.deployment.model_dump(mode="json"), "label": kind.label}
+    apart = kind.apart
+    if apart is not None:
+        told = {"prefill": apart.prefill.model_dump(mode="json"), "link": apart.link.model_dump(mode="json")}
+        tree["apart"] = {"prefills": apart.prefills, "decodes": apart.decodes, **told}
+    return {**tree, "deployment": kind.deployment.model_dump(mode="json"), "label": kind.label, "gpus": kind.gpus}

@@ -1,8 +1,9 @@
 """One change at a time: what would hold more for the money, and what would make an impossible plan possible."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from simkit.engine.deployment import Deployment
 from simkit.errors import InputError
@@ -12,10 +13,12 @@ from simkit.plan.answer import CANNOT, Question
 from simkit.plan.fleet import replay_share
 from simkit.plan.knee import find_knee
 from simkit.plan.observation import Observation
+from simkit.plan.parallel import ALONE, Workers, over
 from simkit.plan.search import SearchResult, search
-from simkit.plan.space import DeviceOffer, Kind, SearchSpace, kinds
+from simkit.plan.space import Apart, DeviceOffer, Kind, SearchSpace, kinds
 
 NEAREST = 3
+NONE = "none"  # of the kinds can run, so none comes closest
 MOST_TRIED = 24  # kinds of an infeasible search that are looked at for how far off they are
 
 
@@ -31,6 +34,9 @@ class Change:
 
 def single_changes(kind: Kind) -> Iterator[tuple[str, Kind]]:
     """The kind with one setting changed; some may be impossible."""
+    if kind.apart is not None:
+        yield from _group_changes(kind, kind.apart)
+        return
     deployment = kind.deployment
     engine, layout = deployment.engine, deployment.layout
 
@@ -60,18 +66,55 @@ def single_changes(kind: Kind) -> Iterator[tuple[str, Kind]]:
         yield setting("gpu_memory_utilization 0.95", gpu_memory_utilization=0.95)
 
 
-def best_changes(question: Question, kind: Kind, replicas: int, held_per_s: float) -> list[Change]:
+def _group_changes(kind: Kind, apart: Apart) -> Iterator[tuple[str, Kind]]:
+    """Another ratio, both roles at another precision, or no group at all."""
+
+    def ratio(prefills: int, decodes: int) -> tuple[str, Kind]:
+        changed = replace(apart, prefills=prefills, decodes=decodes)
+        return f"groups of {prefills}P{decodes}D", replace(kind, apart=changed)
+
+    def both(words: str, **updates: object) -> tuple[str, Kind]:
+        changed = replace(apart, prefill=apart.prefill.model_copy(update=updates))
+        return words, replace(kind, deployment=kind.deployment.model_copy(update=updates), apart=changed)
+
+    yield ratio(apart.prefills + 1, apart.decodes)
+    yield ratio(apart.prefills, apart.decodes + 1)
+    yield "as many GPUs together, not apart", replace(kind, apart=None)
+    if kind.deployment.weights not in ("fp8", "int4", "nvfp4", "mxfp4"):
+        yield both("weights in fp8", weights="fp8")
+    if kind.deployment.kv != "fp8":
+        yield both("KV cache in fp8", kv="fp8")
+
+
+def best_changes(
+    question: Question, kind: Kind, replicas: int, held_per_s: float, workers: Workers = ALONE
+) -> list[Change]:
     """Every possible single change, cheapest a request first; "as planned" is among them."""
-    found = [_change("as planned", kind, replicas, held_per_s)]
-    for words, changed in single_changes(kind):
-        try:
-            spec = question.spec_of(changed)
-            reached = find_knee(spec, question.workload, replicas, question.promise, held_per_s, precision=0.02)
-        except InputError:
-            continue
-        if reached.rate_per_s is not None:
-            found.append(_change(words, changed, replicas, reached.rate_per_s))
+    asked = partial(_tried, question=question, kind=kind, replicas=replicas, held_per_s=held_per_s)
+    found = [one for one in over(asked, list(single_changes(kind)), workers) if one is not None]
+    found.append(_change("as planned", kind, replicas, held_per_s))
     return sorted(found, key=lambda change: change.usd_per_million_requests)
+
+
+def _tried(change: tuple[str, Kind], question: Question, kind: Kind, replicas: int, held_per_s: float) -> Change | None:
+    """What a change would do; None where it is impossible or holds nothing."""
+    words, changed = change
+    units = max(1, replicas * kind.gpus // changed.gpus) if changed.noun != kind.noun else replicas
+    try:
+        unit = question.spec_of(changed)
+        reached = find_knee(unit, question.workload, units, question.promise, held_per_s, precision=0.02)
+    except InputError:
+        return None
+    return None if reached.rate_per_s is None else _change(words, changed, units, reached.rate_per_s)
+
+
+def next_change(changes: Sequence[Change]) -> Change | None:
+    """The first of the changes, cheapest first, if it serves a request by more than 2 % cheaper than "as planned"."""
+    now = next((change for change in changes if change.words == "as planned"), None)
+    if now is None:
+        return None
+    best = changes[0]
+    return best if best.usd_per_million_requests < 0.98 * now.usd_per_million_requests else None
 
 
 def _change(words: str, kind: Kind, replicas: int, held_per_s: float) -> Change:
@@ -100,14 +143,9 @@ def infeasible(question: Question, found: SearchResult, base: Deployment, space:
     ]
     if not runnable:
         reason = found.answers[0].reason
-        return Infeasible(
-            "none",
-            "nothing that was allowed can run",
-            math.inf,
-            None,
-            None,
-            _hardware(question, base, space) or (reason,),
-        )
+        # a context that is too short is so on every device
+        others = () if "max_model_len=" in reason else _hardware(question, base, space)
+        return Infeasible(NONE, f"Nothing that was allowed can run: {reason}", math.inf, None, None, others)
     seen = [
         (
             kind,

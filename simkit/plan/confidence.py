@@ -9,27 +9,26 @@ does not average out over a run; what comes out is where the figure would be fou
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
-from simkit.engine.deployment import ReplicaSpec
 from simkit.metrics.intervals import UNKNOWN, Interval, around, mean_interval, quantile_interval, share_interval
 from simkit.metrics.latency import Latencies
 from simkit.metrics.result import F64
 from simkit.metrics.slo import GOODPUT, Promise, quantile
-from simkit.models.roofline import PROVENANCE
 from simkit.plan.fleet import replay_share, share_and_latencies
 from simkit.plan.observation import Observation, parsed
+from simkit.plan.parallel import ALONE, Workers, over
 from simkit.plan.traffic import resampled
+from simkit.plan.unit import Unit
 from simkit.workloads.streams import stream
 from simkit.workloads.workload import Workload
 
 REPLICATIONS = 20
-# where no profile states its held-out error. A roofline's label says to expect 10 to 30 %, taken as 15 % for one
-# standard deviation; laws from kernel tables are taken at half of that (docs/validate.md has their errors on real runs)
-SPREADS = {PROVENANCE: 0.15}
-SPREAD_OF_LAWS = 0.08
+SPREAD_OF_ROOFLINE = 0.15  # its label says to expect errors of 10 to 30 %
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,6 @@ class Confidence:
     replications: int
 
 
-def step_time_error(spec: ReplicaSpec, stated: float | None = None) -> StepTimeError:
-    """The spread that a user states, else what is assumed of step times of this provenance."""
-    if stated is not None:
-        return StepTimeError(stated, "as stated")
-    spread = SPREADS.get(spec.provenance, SPREAD_OF_LAWS)
-    return StepTimeError(spread, f"assumed for {spec.provenance} step times")
-
-
 def redrawn(workload: Workload, draw: Callable[[int], Workload] | None, number: int) -> Workload:
     """The workload of a replication: `draw` with another seed where one is drawn, a bootstrap of a trace."""
     return draw(number) if draw is not None else resampled(workload, number)
@@ -74,7 +65,7 @@ def factors(spread: float, count: int, seed: int = 0) -> list[float]:
 
 
 def confidence(
-    spec: ReplicaSpec,
+    spec: Unit,
     workload: Workload,
     replicas: int,
     rate_per_s: float,
@@ -82,14 +73,13 @@ def confidence(
     error: StepTimeError,
     draw: Callable[[int], Workload] | None = None,
     replications: int = REPLICATIONS,
+    workers: Workers = ALONE,
 ) -> Confidence:
     """Replay a fleet `replications` times with step times as assumed, and as often with step times in doubt."""
-    exact: list[tuple[Observation, Latencies]] = []
-    doubted: list[Observation] = []
-    for number, factor in enumerate(factors(error.spread, replications)):
-        other = redrawn(workload, draw, number + 1)
-        exact.append(share_and_latencies(spec, other, replicas, rate_per_s, promise))
-        doubted.append(replay_share(spec, other, replicas, rate_per_s, promise, step_time_factor=factor))
+    days = list(enumerate(factors(error.spread, replications), start=1))
+    asked = partial(_both, fleet=Fleet(spec, workload, replicas, rate_per_s, promise, draw))
+    both = list(over(asked, days, workers))
+    exact, doubted = [one for one, _ in both], [other for _, other in both]
     return Confidence(
         sampling=long_run(exact),
         together=spread_of(doubted),
@@ -102,7 +92,7 @@ def confidence(
 
 
 def kept_probability(
-    spec: ReplicaSpec,
+    spec: Unit,
     workload: Workload,
     replicas: int,
     rate_per_s: float,
@@ -110,13 +100,35 @@ def kept_probability(
     error: StepTimeError,
     draw: Callable[[int], Workload] | None = None,
     replications: int = REPLICATIONS,
+    workers: Workers = ALONE,
 ) -> Interval:
     """The probability that the whole promise is kept, on the same traffic and step times as `confidence`."""
-    kept = 0
-    for number, factor in enumerate(factors(error.spread, replications)):
-        other = redrawn(workload, draw, number + 1)
-        kept += replay_share(spec, other, replicas, rate_per_s, promise, step_time_factor=factor).holds
-    return share_interval(kept, replications)
+    days = list(enumerate(factors(error.spread, replications), start=1))
+    asked = partial(_doubted, fleet=Fleet(spec, workload, replicas, rate_per_s, promise, draw))
+    return share_interval(sum(one.holds for one in over(asked, days, workers)), replications)
+
+
+class Fleet(NamedTuple):
+    """What is replayed on every day."""
+
+    unit: Unit
+    workload: Workload
+    units: int
+    rate_per_s: float
+    promise: Promise
+    draw: Callable[[int], Workload] | None
+
+
+def _both(day: tuple[int, float], fleet: Fleet) -> tuple[tuple[Observation, Latencies], Observation]:
+    """A day (number, step-time factor) with step times as assumed, and with the factor."""
+    other = redrawn(fleet.workload, fleet.draw, day[0])
+    asked = (fleet.unit, other, fleet.units, fleet.rate_per_s, fleet.promise)
+    return share_and_latencies(*asked), replay_share(*asked, step_time_factor=day[1])
+
+
+def _doubted(day: tuple[int, float], fleet: Fleet) -> Observation:
+    other = redrawn(fleet.workload, fleet.draw, day[0])
+    return replay_share(fleet.unit, other, fleet.units, fleet.rate_per_s, fleet.promise, step_time_factor=day[1])
 
 
 def long_run(seen: list[tuple[Observation, Latencies]]) -> dict[str, Interval]:

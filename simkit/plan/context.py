@@ -15,6 +15,7 @@ from simkit.workloads.streams import stream
 from simkit.workloads.transform import selected
 from simkit.workloads.workload import Workload
 
+MOST_BLOCKS = 1 << 20  # of a replica that is charged by the request; fewer than it could have is no better answer
 WHOLE, RETRIEVED, WINDOWED = "whole", "retrieval", "window"  # ways of answering a question about a long document
 
 
@@ -106,17 +107,21 @@ def after(promise: Promise, seconds: float) -> Promise:
     return replace(promise, targets=tuple(map(less, promise.targets)), limits=tuple(map(less, promise.limits)))
 
 
-def windowed(spec: ReplicaSpec, window: int) -> ReplicaSpec:
+def windowed(spec: ReplicaSpec, window: int) -> tuple[ReplicaSpec, ...]:
     """The replica of a model whose layers all attend to the last `window` tokens only; InputError if some do already.
 
-    Only the time of attention changes: KV blocks are held for the whole context all the same, as the memory plan counts
-    them. A prefill chunk is taken to see `window` tokens before it, which is exact for its first token and too much for
-    later ones of a chunk longer than the window.
+    Steps take the time of attention to `window` tokens. A prefill chunk is taken to see `window` tokens before it,
+    which is exact for its first token and too much for later ones of a chunk longer than the window.
+
+    KV that slides out of the window is given back: a request holds at most `window` - 1 tokens, a block, and what the
+    step under way computes (vLLM's SlidingWindowSpec). The engine here gives none back, so two replicas are returned,
+    each of which holds no more than the real one could: one charges every token; one charges every request a whole
+    window, and runs no more of them than these fit. Whichever needs less is the answer.
     """
-    tables = spec.tables
+    tables, limits = spec.tables, spec.limits
     if tables.window_tokens:
         raise InputError(f"context.window_tokens={window}: {spec.architecture.name} has sliding windows of its own")
-    past = grid_values(spec.limits.max_model_len)[: tables.prefill_ns.shape[1]]
+    past = grid_values(limits.max_model_len)[: tables.prefill_ns.shape[1]]
     within = int(np.searchsorted(past, window))
     reach = np.minimum(np.arange(tables.prefill_ns.shape[1]), within)
     changed = tables._replace(
@@ -125,4 +130,13 @@ def windowed(spec: ReplicaSpec, window: int) -> ReplicaSpec:
         prefill_ns=tables.prefill_ns[:, reach],
         window_tokens=window,
     )
-    return replace(spec, tables=changed)
+    by_token = replace(spec, tables=changed)
+    size = limits.block_size
+    held = -(-(window - 1) // size) + 1  # blocks of a request
+    running = min(limits.max_running, (spec.num_blocks - 1 - -(-limits.max_num_batched_tokens // size)) // held)
+    if running < 1:
+        return (by_token,)
+    whole = -(-limits.max_model_len // size)
+    blocks = min(MOST_BLOCKS, 1 + running * whole)
+    by_request = replace(by_token, num_blocks=blocks, limits=limits._replace(max_running=running))
+    return by_token, by_request

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise, product
 
 from simkit.engine.deployment import Deployment, ReplicaSpec
@@ -117,19 +118,33 @@ class _Place:
 def _cell(question: ContextQuestion, way: str, kv: str, rate: float, length: int) -> Cell:
     empty = Cell(length, rate, kv, way, 0.0, "", None)
     try:
-        place = _place(question, way, kv, rate, length)
+        places = _places(question, way, kv, rate, length)
     except InputError as error:
         return replace(empty, reason=str(error))
+    fits = max(_fits(place) for place in places)
+    answers = []
+    for place in places:
+        ask = Question(place.traffic, rate, place.promise, (), partial(_known, spec=place.spec))
+        answers.append(answer(start(place.kind, ask), ask))
+    held = [(one.replicas, i) for i, one in enumerate(answers) if one.replicas is not None]
+    if not held:
+        return replace(empty, fits_at_once=fits, reason=answers[0].reason)
+    replicas, best = min(held)
+    return replace(empty, fits_at_once=fits, filled=_filled(question, places[best], replicas))
+
+
+def _known(_: Kind, spec: ReplicaSpec) -> ReplicaSpec:
+    return spec
+
+
+def _fits(place: _Place) -> float:
+    """Requests of the cell's length that one replica holds at once."""
     spec = place.spec
-    fits = (spec.num_blocks - 1) * spec.limits.block_size / length
-    ask = Question(place.traffic, rate, place.promise, (), lambda _: spec)
-    one = answer(start(place.kind, ask), ask)
-    if one.replicas is None:
-        return replace(empty, fits_at_once=fits, reason=one.reason)
-    return replace(empty, fits_at_once=fits, filled=_filled(question, place, one.replicas))
+    return min(spec.limits.max_running, (spec.num_blocks - 1) * spec.limits.block_size / place.length)
 
 
-def _place(question: ContextQuestion, way: str, kv: str, rate: float, length: int) -> _Place:
+def _places(question: ContextQuestion, way: str, kv: str, rate: float, length: int) -> list[_Place]:
+    """A cell's place; two where KV that slides out of a window can be charged in two ways, neither too little."""
     settings, deployment = question.settings, question.deployment
     engine = deployment.engine.model_copy(update={"max_model_len": length})
     kind = Kind(
@@ -146,9 +161,10 @@ def _place(question: ContextQuestion, way: str, kv: str, rate: float, length: in
     if way == RETRIEVED and settings.retrieval is not None:
         traffic = with_retrieval(traffic, length, settings.retrieval)
         promise = after(promise, settings.retrieval.latency_s)
+    specs: tuple[ReplicaSpec, ...] = (spec,)
     if way == WINDOWED and settings.window_tokens is not None:
-        spec = windowed(spec, settings.window_tokens)
-    return _Place(way, rate, length, kind, spec, traffic, promise)
+        specs = windowed(spec, settings.window_tokens)
+    return [_Place(way, rate, length, kind, one, traffic, promise) for one in specs]
 
 
 def _filled(question: ContextQuestion, place: _Place, replicas: int) -> Filled:

@@ -1,12 +1,12 @@
 """The chosen deployment from every side: how sure, how near the knee, what binds, what breaks it, its bill."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 
-from simkit.engine.deployment import ReplicaSpec
 from simkit.metrics.intervals import Interval
-from simkit.metrics.result import RunResult
+from simkit.metrics.slo import Promise
 from simkit.metrics.step_time_shares import step_time_shares
 from simkit.models.roofline import PROVENANCE
 from simkit.plan.answer import Question
@@ -16,14 +16,16 @@ from simkit.plan.cost import Ledger, Use, ledger
 from simkit.plan.fleet import replay_routed, replay_share
 from simkit.plan.knee import Knee, find_knee
 from simkit.plan.launch import Launch, launch
+from simkit.plan.launch_apart import launch_apart
 from simkit.plan.observation import Observation
+from simkit.plan.parallel import ALONE, Workers, over
 from simkit.plan.resources import Resource, resources
 from simkit.plan.scenario import KNOWN, Scenario, scenarios
 from simkit.plan.settings import PlanSettings
 from simkit.plan.space import Kind
-from simkit.plan.sweep import replay
 from simkit.plan.traffic import replica_share
-from simkit.plan.use import fleet_use
+from simkit.plan.unit import Group, Served, Unit, serve
+from simkit.plan.use import fleet_use, groups_use
 from simkit.plan.waterfalls import Waterfall, waterfalls
 from simkit.workloads.workload import Workload
 
@@ -48,7 +50,8 @@ class Decision:
     replicas: int
     rate_per_s: float
     planned: Observation
-    routed: Observation | None  # the whole fleet behind the router; None for one replica
+    routed: Observation | None  # the whole fleet behind its door; None for one replica without any
+    door: str
     knee: Knee
     knee_by_factor: Mapping[float, float | None]  # step-time factor -> rate held
     sure: Confidence
@@ -71,15 +74,6 @@ class Decision:
         """The rate over the rate at the knee."""
         return None if self.knee.rate_per_s is None else self.rate_per_s / self.knee.rate_per_s
 
-    @property
-    def next_change(self) -> Change | None:
-        """The single change that serves a request cheaper than now, if one does by more than 2 %."""
-        now = next((change for change in self.changes if change.words == "as planned"), None)
-        if now is None or not self.changes:
-            return None
-        best = self.changes[0]
-        return best if best.usd_per_million_requests < 0.98 * now.usd_per_million_requests else None
-
     def interval(self, key: str) -> Interval:
         """Where a figure would be found, step times in doubt."""
         return self.sure.together[key]
@@ -93,11 +87,12 @@ def decide(
     error: StepTimeError,
     draw: Callable[[int], Workload] | None = None,
     on_part: Callable[[int], None] = lambda _: None,
+    workers: Workers = ALONE,
 ) -> Decision:
     """Replay the chosen deployment as often as its answers need; `on_part` is told how many of `PARTS` are done."""
     spec = question.spec_of(kind)
     workload, rate, promise = question.workload, question.rate_per_s, question.promise
-    planned, result = _planned(spec, question, replicas)
+    planned, served = _planned(spec, question, replicas)
     on_part(1)
     knee = find_knee(spec, workload, replicas, promise, rate * 1.05)
     guess = knee.rate_per_s
@@ -105,20 +100,25 @@ def decide(
         factor: find_knee(spec, workload, replicas, promise, guess, factor).rate_per_s for factor in (FASTER, SLOWER)
     }
     on_part(2)
-    doubt = (rate, promise, error, draw, settings.replications)
+    doubt = (rate, promise, error, draw, settings.replications, workers)
     sure = confidence(spec, workload, replicas, *doubt)
     one_more = kept_probability(spec, workload, replicas + 1, *doubt)
     on_part(3)
-    bound = tuple(resources(spec, result, workload, promise, replicas, guess)) if guess is not None else ()
+    bound = tuple(resources(spec, served, workload, promise, replicas, guess, workers)) if guess is not None else ()
     on_part(4)
-    changes = tuple(best_changes(question, kind, replicas, guess)) if guess is not None else ()
+    changes = tuple(best_changes(question, kind, replicas, guess, workers)) if guess is not None else ()
     on_part(5)
-    stresses = tuple(_stresses(question, spec, replicas, settings, guess or rate))
+    stresses = tuple(_stresses(question, kind, replicas, settings, guess or rate, workers))
     growth = settings.demand.growth
     out = growth.runs_out(guess / rate) if growth is not None and guess is not None else None
     on_part(6)
-    use = fleet_use(spec, workload, replicas, rate, planned, kind.gpus)
-    routed = replay_routed(spec, workload, replicas, rate, promise, settings.router) if replicas > 1 else None
+    if isinstance(spec, Group):
+        use = groups_use(spec, replicas, rate, planned, served, kind.gpus)
+    else:
+        use = fleet_use(spec, workload, replicas, rate, planned, kind.gpus)
+    routed = (
+        replay_routed(spec, workload, replicas, rate, promise, question.door) if question.has_door(replicas) else None
+    )
     on_part(PARTS)
     return Decision(
         kind=kind,
@@ -126,6 +126,7 @@ def decide(
         rate_per_s=rate,
         planned=planned,
         routed=routed,
+        door=question.door_name,
         knee=knee,
         knee_by_factor=by_factor,
         sure=sure,
@@ -136,10 +137,10 @@ def decide(
         runs_out=out,
         use=use,
         bill=ledger(use, kind.usd_per_hour, kind.power_w, kind.idle_w, settings.prices),
-        waterfalls=tuple(waterfalls(result.requests)),
-        launch=launch(spec, replicas, rate, workload, promise, settings.router),
-        memory=tuple(spec.memory.rows()),
-        known=_known(spec, result),
+        waterfalls=tuple(waterfalls(served.requests)),
+        launch=_launch(spec, replicas, rate, workload, promise, question.door_name),
+        memory=tuple((spec.decode if isinstance(spec, Group) else spec).memory.rows()),
+        known=known_shares(spec, served),
         provenance=spec.provenance,
         provenance_note=spec.provenance_note,
     )
@@ -148,35 +149,44 @@ def decide(
 PARTS = 7
 
 
-def _known(spec: ReplicaSpec, result: RunResult) -> dict[str, float] | None:
-    """Measured, interpolated, extrapolated or assumed: the shares of a replay's step time."""
+def _launch(unit: Unit, units: int, rate: float, workload: Workload, promise: Promise, router: str) -> Launch:
+    if isinstance(unit, Group):
+        return launch_apart(unit, units, rate, workload, promise)
+    return launch(unit, units, rate, workload, promise, router)
+
+
+def known_shares(unit: Unit, served: Served) -> dict[str, float] | None:
+    """Measured, interpolated, extrapolated or assumed: the shares of a replay's step time; of a group its decode's."""
+    spec, run = (unit.decode, served.runs[-1]) if isinstance(unit, Group) else (unit, served.runs[0])
     if spec.known is not None:
-        return step_time_shares(result, spec.known, spec.num_blocks * spec.limits.block_size)
+        return step_time_shares(run, spec.known, spec.num_blocks * spec.limits.block_size)
     return {"assumed": 1.0} if spec.provenance == PROVENANCE else None
 
 
-def _planned(spec: ReplicaSpec, question: Question, replicas: int) -> tuple[Observation, RunResult]:
-    seen = replay_share(spec, question.workload, replicas, question.rate_per_s, question.promise)
-    return seen, replay(spec, replica_share(question.workload, replicas, question.rate_per_s))
+def _planned(unit: Unit, question: Question, replicas: int) -> tuple[Observation, Served]:
+    seen = replay_share(unit, question.workload, replicas, question.rate_per_s, question.promise)
+    return seen, serve(unit, replica_share(question.workload, replicas, question.rate_per_s))
 
 
 def _stresses(
-    question: Question, spec: ReplicaSpec, replicas: int, settings: PlanSettings, guess: float
-) -> list[Stress]:
+    question: Question, kind: Kind, units: int, settings: PlanSettings, guess: float, workers: Workers
+) -> Iterator[Stress]:
     """Every scenario that can be asked, whether the plan had to hold under it or not."""
     growth = settings.demand.growth
     names = tuple(name for name in KNOWN if name != "growth" or growth is not None)
-    found = []
-    for scenario in scenarios(names, settings.stresses, growth):
-        if replicas <= scenario.replicas_down:
-            found.append(Stress(scenario, False, ("no replica is left",), None))
-            continue
-        start = guess / scenario.rate_factor
-        reached = find_knee(
-            spec, question.workload, replicas, question.promise, start, precision=0.02, scenario=scenario
-        )
-        # each scenario is harder than the plan; where another share of a trace says otherwise, that is luck
-        held = None if reached.rate_per_s is None else min(reached.rate_per_s, guess)
-        holds = held is not None and held >= question.rate_per_s
-        found.append(Stress(scenario, holds, () if holds else (reached.binding,), held))
-    return found
+    asked = scenarios(names, settings.stresses, growth)
+    unit = question.spec_of(kind)
+    for stress in over(partial(_stress, question=question, unit=unit, units=units, guess=guess), asked, workers):
+        words = stress.scenario.words.replace("replica", kind.noun)
+        yield replace(stress, scenario=replace(stress.scenario, words=words))
+
+
+def _stress(scenario: Scenario, question: Question, unit: Unit, units: int, guess: float) -> Stress:
+    if units <= scenario.replicas_down:
+        return Stress(scenario, False, ("nothing is left",), None)
+    start = guess / scenario.rate_factor
+    reached = find_knee(unit, question.workload, units, question.promise, start, precision=0.02, scenario=scenario)
+    # each scenario is harder than the plan; where another share of a trace says otherwise, that is luck
+    held = None if reached.rate_per_s is None else min(reached.rate_per_s, guess)
+    holds = held is not None and held >= question.rate_per_s
+    return Stress(scenario, holds, () if holds else (reached.binding,), held)

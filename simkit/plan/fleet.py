@@ -2,20 +2,19 @@
 
 from dataclasses import replace
 
-from simkit.cluster.fleet import serve_fleet
-from simkit.engine.deployment import ReplicaSpec
+from simkit.cluster.serve import serve_cluster
+from simkit.cluster.settings import Cluster
 from simkit.metrics.latency import Latencies
 from simkit.metrics.slo import GOODPUT, Promise
-from simkit.models.steptables import scaled
 from simkit.plan.observation import Observation, latencies_of, observe
 from simkit.plan.scenario import AS_PLANNED, Scenario, changed
-from simkit.plan.sweep import replay
 from simkit.plan.traffic import LEAST_REQUESTS, MOST_REQUESTS, replica_share
+from simkit.plan.unit import Group, Unit, serve, serve_groups
 from simkit.workloads.workload import Workload
 
 
 def replay_share(
-    spec: ReplicaSpec,
+    spec: Unit,
     workload: Workload,
     replicas: int,
     rate_per_s: float,
@@ -32,7 +31,7 @@ def replay_share(
 
 
 def share_and_latencies(
-    spec: ReplicaSpec,
+    spec: Unit,
     workload: Workload,
     replicas: int,
     rate_per_s: float,
@@ -47,27 +46,31 @@ def share_and_latencies(
     # a promise of so much goodput is the fleet's: a replica owes its part of it
     owed = promise.goodput_per_s
     mine = promise if owed is None else replace(promise, goodput_per_s=owed / up)
-    result = replay(spec, share, step_time_factor=step_time_factor * scenario.step_time_factor)
-    seen = observe(result.requests, [result], mine)
+    served = serve(spec, share, step_time_factor * scenario.step_time_factor)
+    seen = observe(served.requests, served.runs, mine)
     seen = replace(seen, figures={**seen.figures, GOODPUT: seen.figures[GOODPUT] * up})
-    return seen, latencies_of(result.requests)
+    return seen, latencies_of(served.requests)
 
 
 def replay_routed(
-    spec: ReplicaSpec,
+    unit: Unit,
     workload: Workload,
-    replicas: int,
+    units: int,
     rate_per_s: float,
     promise: Promise,
-    router: str,
-    step_time_factor: float = 1.0,
+    door: Cluster,
     seed: int = 0,
 ) -> Observation:
-    """The whole fleet behind a router by name, every replica replayed."""
+    """The whole fleet behind its door, every replica replayed; groups all behind one gateway of their own.
+
+    Requests that the door turned away or that their clients gave up are a miss, as those longer than the context.
+    """
     # the share of a fleet of one is all of the workload, gone through as often as the replicas need
-    at_rate = replica_share(workload, 1, rate_per_s, LEAST_REQUESTS * replicas, most=10 * MOST_REQUESTS)
-    tables = spec.tables if step_time_factor == 1.0 else scaled(spec.tables, step_time_factor)
-    fleet = serve_fleet(at_rate, [replace(spec, tables=tables)] * replicas, router, seed)
+    at_rate = replica_share(workload, 1, rate_per_s, LEAST_REQUESTS * units, most=10 * MOST_REQUESTS)
+    if isinstance(unit, Group):
+        fleet = serve_groups(unit, units, at_rate)
+    else:
+        fleet = serve_cluster(at_rate, door.model_copy(update={"replicas": units}), lambda _: unit, seed)
     if not fleet.complete:
         raise KeyboardInterrupt
     return observe(fleet.requests, fleet.replicas, promise)

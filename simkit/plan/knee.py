@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from simkit.engine.deployment import ReplicaSpec
 from simkit.metrics.slo import Promise
 from simkit.plan.answer import FINITE_REPLAY
 from simkit.plan.bounds import bounds
 from simkit.plan.fleet import replay_share
 from simkit.plan.observation import Observation
 from simkit.plan.scenario import AS_PLANNED, Scenario
+from simkit.plan.unit import Unit
 from simkit.workloads.workload import Workload
 
 LOWEST_SHARE = 1.0 / 256.0  # of the bound: where the search gives up
@@ -31,7 +31,7 @@ class Knee:
 
 
 def find_knee(
-    spec: ReplicaSpec,
+    spec: Unit,
     workload: Workload,
     replicas: int,
     promise: Promise,

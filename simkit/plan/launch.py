@@ -38,13 +38,15 @@ def launch(
 ) -> Launch:
     """Commands of one replica, a manifest of all of them, and a load test at `rate_per_s` of the whole."""
     repository = repository_of(spec.deployment.model)
-    notes = list(_notes(spec, router, replicas))
-    vllm = _vllm(spec, repository)
+    notes = notes_of(spec)
+    if replicas > 1:
+        notes.append(f"the plan deals requests by {router}; a Kubernetes Service deals connections at random")
+    vllm = vllm_flags(spec, repository)
     return Launch(
-        vllm=_command(vllm),
-        sglang=_command(_sglang(spec, repository)),
-        kubernetes=_manifest(spec, replicas, vllm),
-        load_test=_load_test(repository, rate_per_s, workload, promise),
+        vllm=command_of(vllm),
+        sglang=command_of(sglang_flags(spec, repository)),
+        kubernetes=yaml.safe_dump_all([server(spec, "llm", replicas, vllm), service("llm", 80)], sort_keys=False),
+        load_test=load_test(repository, rate_per_s, workload, promise),
         notes=tuple(notes),
     )
 
@@ -57,7 +59,7 @@ def repository_of(model: str) -> str:
         return OWN
 
 
-def _vllm(spec: ReplicaSpec, repository: str) -> list[str]:
+def vllm_flags(spec: ReplicaSpec, repository: str) -> list[str]:
     deployment, limits = spec.deployment, spec.limits
     engine, layout = deployment.engine, deployment.layout
     flags = ["vllm", "serve", repository, "--port", str(PORT)]
@@ -75,11 +77,12 @@ def _vllm(spec: ReplicaSpec, repository: str) -> list[str]:
     flags += [] if engine.enable_chunked_prefill else ["--no-enable-chunked-prefill"]
     flags += ["--scheduling-policy", "priority"] if engine.policy == "priority" else []
     flags += ["--enforce-eager"] if engine.enforce_eager else []
-    flags += ["--async-scheduling"] if engine.async_scheduling else ["--no-async-scheduling"]
+    asynchronous = limits.pipeline_depth > limits.stages
+    flags += ["--async-scheduling"] if asynchronous else ["--no-async-scheduling"]
     return flags
 
 
-def _sglang(spec: ReplicaSpec, repository: str) -> list[str]:
+def sglang_flags(spec: ReplicaSpec, repository: str) -> list[str]:
     deployment, limits = spec.deployment, spec.limits
     engine, layout = deployment.engine, deployment.layout
     flags = ["python", "-m", "sglang.launch_server", "--model-path", repository, "--port", str(PORT)]
@@ -100,7 +103,7 @@ def _sglang(spec: ReplicaSpec, repository: str) -> list[str]:
     return flags
 
 
-def _command(flags: list[str]) -> str:
+def command_of(flags: list[str]) -> str:
     """A command over several lines, each flag with its value on one."""
     lines: list[str] = []
     for word in flags:
@@ -111,11 +114,11 @@ def _command(flags: list[str]) -> str:
     return " \\\n  ".join(lines)
 
 
-def _manifest(spec: ReplicaSpec, replicas: int, flags: list[str]) -> str:
+def server(spec: ReplicaSpec, name: str, replicas: int, flags: list[str]) -> dict[str, object]:
+    """A Kubernetes Deployment of vLLM servers, all alike."""
     gpus = spec.deployment.layout.gpus
     vendor = "amd.com/gpu" if spec.device.name.startswith("mi") else "nvidia.com/gpu"
     version = spec.deployment.engine.engine.removeprefix("vllm-")
-    labels = {"app": "llm"}
     container = {
         "name": "vllm",
         "image": f"vllm/vllm-openai:v{version}.0",
@@ -126,32 +129,33 @@ def _manifest(spec: ReplicaSpec, replicas: int, flags: list[str]) -> str:
         # tensor parallel workers talk through shared memory
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
-    deployment = {
+    shared = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}}
+    return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": "llm"},
+        "metadata": {"name": name},
         "spec": {
             "replicas": replicas,
-            "selector": {"matchLabels": dict(labels)},
+            "selector": {"matchLabels": {"app": name}},
             "template": {
-                "metadata": {"labels": dict(labels)},
-                "spec": {
-                    "containers": [container],
-                    "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}}],
-                },
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [container], "volumes": [shared]},
             },
         },
     }
-    service = {
+
+
+def service(name: str, port: int) -> dict[str, object]:
+    """The Kubernetes Service of a Deployment."""
+    return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": "llm"},
-        "spec": {"selector": dict(labels), "ports": [{"port": 80, "targetPort": PORT}]},
+        "metadata": {"name": name},
+        "spec": {"selector": {"app": name}, "ports": [{"port": port, "targetPort": PORT}]},
     }
-    return yaml.safe_dump_all([deployment, service], sort_keys=False)
 
 
-def _load_test(repository: str, rate_per_s: float, workload: Workload, promise: Promise) -> str:
+def load_test(repository: str, rate_per_s: float, workload: Workload, promise: Promise) -> str:
     """vLLM's own client at the planned rate; lengths are the workload's means, which is milder than its spread."""
     requests = max(1000, round(300 * rate_per_s))
     prompt = round(float(workload.prompt_tokens.mean()))
@@ -162,11 +166,12 @@ def _load_test(repository: str, rate_per_s: float, workload: Workload, promise: 
     names = {"ttft": "ttft", "tpot": "tpot", "e2e": "e2el"}
     limits = [f"{names[limit.metric]}:{1000 * limit.limit_s:g}" for limit in promise.limits if limit.metric in names]
     flags += ["--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,99"]
-    command = _command(flags)
+    command = command_of(flags)
     return command + (" \\\n  --goodput " + " ".join(limits) if limits else "")
 
 
-def _notes(spec: ReplicaSpec, router: str, replicas: int) -> list[str]:
+def notes_of(spec: ReplicaSpec) -> list[str]:
+    """What the commands of a replica cannot say."""
     deployment = spec.deployment
     notes = []
     if repository_of(deployment.model) == OWN:
@@ -177,6 +182,4 @@ def _notes(spec: ReplicaSpec, router: str, replicas: int) -> list[str]:
         notes.append(f"a KV cache in {deployment.kv} is not in every engine version; check yours")
     if deployment.engine.discipline != "vllm-v1":
         notes.append(f"the plan's scheduler is {deployment.engine.discipline}; the vLLM command runs vLLM's own")
-    if replicas > 1:
-        notes.append(f"the plan deals requests by {router}; a Kubernetes Service deals connections at random")
     return notes

@@ -13,7 +13,7 @@ from simkit.metrics.slo import ATTAINMENT, GOODPUT, Promise, Target, quantile
 
 WARM_UP = 0.1  # share of the requests, the first ones, that no latency is taken from: the replica fills from empty
 FIGURES = tuple(f"{metric}_{s}_s" for metric in ("ttft", "tpot", "ntpot", "e2e") for s in ("mean", "p50", "p90", "p99"))
-SATURATED, UNFINISHED, REJECTED = "saturated", "unfinished", "rejected"
+SATURATED, UNFINISHED, REJECTED, GIVEN_UP = "saturated", "unfinished", "rejected", "given up"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Observation:
     """One replay. Latencies are of the requests after the warm-up; under a growing queue they are no steady state's."""
 
     figures: Mapping[str, float]  # key -> s, or a share, or requests/s; NaN where there is nothing to measure
-    missed: tuple[str, ...]  # keys of the targets, or "saturated", "unfinished", "rejected"
+    missed: tuple[str, ...]  # keys of the targets, or "saturated", "unfinished", "rejected", "given up"
     saturated: bool
     worst: float  # the largest measured / limit over the targets; 1 is exactly at a target; inf if saturated
     requests: int
@@ -84,6 +84,7 @@ def observe(
     missed = [key for key, ratio in ratios.items() if ratio > 1.0]
     missed += [SATURATED] if saturated else []
     missed += [UNFINISHED] if np.any(requests.status == Status.UNFINISHED) else []
+    missed += [GIVEN_UP] if np.isin(requests.status, (Status.TIMED_OUT, Status.FAILED)).any() else []
     missed += [REJECTED] if rejected > may_reject * n else []
     steps = sum(run.steps for run in runs)
     done = requests.status == Status.FINISHED

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
-from simkit.engine.deployment import ReplicaSpec
 from simkit.plan.answer import Question
 from simkit.plan.confidence import StepTimeError, kept_probability
 from simkit.plan.fleet import replay_routed
+from simkit.plan.parallel import ALONE, Workers
 from simkit.plan.search import SearchResult
 from simkit.plan.settings import PlanSettings
 from simkit.plan.space import Kind
+from simkit.plan.unit import Unit
 from simkit.workloads.workload import Workload
 
 
@@ -16,8 +17,9 @@ def surely(
     question: Question,
     found: SearchResult,
     settings: PlanSettings,
-    error_of: Callable[[ReplicaSpec], StepTimeError],
+    error_of: Callable[[Unit], StepTimeError],
     draw: Callable[[int], Workload] | None,
+    workers: Workers = ALONE,
 ) -> tuple[Kind, int] | None:
     """(kind, replicas) of the cheapest that keeps its promise with probability `settings.sure`; None if none does.
 
@@ -36,7 +38,7 @@ def surely(
             usd = replicas * kind.replica_usd_per_hour
             if best is not None and usd >= best[0]:
                 break
-            if _is_sure(question, spec, replicas, settings, error, draw):
+            if _is_sure(question, spec, replicas, settings, error, draw, workers):
                 best = (usd, kind, replicas)
                 break
     return None if best is None else best[1:]
@@ -44,14 +46,15 @@ def surely(
 
 def _is_sure(
     question: Question,
-    spec: ReplicaSpec,
+    spec: Unit,
     replicas: int,
     settings: PlanSettings,
     error: StepTimeError,
     draw: Callable[[int], Workload] | None,
+    workers: Workers,
 ) -> bool:
     asked = (question.workload, replicas, question.rate_per_s, question.promise)
-    if replicas > 1 and not replay_routed(spec, *asked, settings.router).holds:
+    if question.has_door(replicas) and not replay_routed(spec, *asked, question.door).holds:
         return False
-    kept = kept_probability(spec, *asked, error, draw, settings.replications)
+    kept = kept_probability(spec, *asked, error, draw, settings.replications, workers)
     return settings.sure is not None and kept.value >= settings.sure

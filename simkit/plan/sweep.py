@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.simulate import simulate
+from simkit.metrics.front_end import with_front_end
 from simkit.metrics.latency import finished_latencies
 from simkit.metrics.load import LoadPoint
 from simkit.metrics.result import RunResult
@@ -24,7 +26,7 @@ def replay(
     on_progress: Callable[[int], None] | None = None,
     keep_partial: bool = False,
 ) -> RunResult:
-    """The workload on one replica with all gaps between arrivals divided by `load`.
+    """The workload on one replica, seen by its clients, with all gaps between arrivals divided by `load`.
 
     An interrupted replay says nothing about its load: KeyboardInterrupt is raised on, unless `keep_partial`.
     """
@@ -43,7 +45,7 @@ def replay(
     )
     if not result.complete and not keep_partial:
         raise KeyboardInterrupt
-    return result
+    return replace(result, requests=with_front_end(result.requests, spec.front_end.ns(workload.prompt_tokens)))
 
 
 def mean_rate(workload: Workload) -> float:

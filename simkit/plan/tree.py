@@ -5,8 +5,10 @@ from dataclasses import asdict
 from simkit.metrics.intervals import Interval
 from simkit.plan.answer import kind_tree
 from simkit.plan.changes import Infeasible
+from simkit.plan.confidence import Confidence
 from simkit.plan.decision import Decision
 from simkit.plan.observation import Observation
+from simkit.plan.one_replica import OneReplica
 
 Tree = dict[str, object]
 
@@ -31,15 +33,8 @@ def decision_tree(d: Decision) -> Tree:
             ],
         },
         "confidence": {
-            "promise_kept": interval_tree(d.sure.kept),
-            "promise_kept_if_step_times_exact": interval_tree(d.sure.kept_as_assumed),
+            **confidence_tree(d.sure),
             "promise_kept_with_one_replica_more": interval_tree(d.kept_with_one_more),
-            "long_run": {key: interval_tree(value) for key, value in d.sure.sampling.items()},
-            "with_step_time_error": {key: interval_tree(value) for key, value in d.sure.together.items()},
-            "queue_grows": d.sure.grows,
-            "step_time_spread": d.sure.error.spread,
-            "step_time_spread_source": d.sure.error.source,
-            "replications": d.sure.replications,
         },
         "resources": [{**asdict(one), "headroom": one.headroom} for one in d.resources],
         "changes": [asdict(change) for change in d.changes],
@@ -54,6 +49,40 @@ def decision_tree(d: Decision) -> Tree:
         "launch": asdict(d.launch),
         "memory_bytes": dict(d.memory),
         "step_time": {"provenance": d.provenance, "note": d.provenance_note, "known": d.known},
+    }
+
+
+def one_replica_tree(found: OneReplica) -> Tree:
+    """What is known of one replica at the rate that it holds."""
+    return {
+        "rate_per_s": found.rate_per_s,
+        "planned": observation_tree(found.planned),
+        "confidence": {
+            **confidence_tree(found.sure),
+            "promise_kept_at_share_of_rate": {
+                f"{share:g}": interval_tree(kept) for share, kept in found.kept_below.items()
+            },
+        },
+        "resources": [{**asdict(one), "headroom": one.headroom} for one in found.resources],
+        "changes": [asdict(change) for change in found.changes],
+        "use": {**asdict(found.use), "idle_share": found.use.idle_share},
+        "bill": asdict(found.bill),
+        "waterfalls": [asdict(one) for one in found.waterfalls],
+        "known": found.known,
+    }
+
+
+def confidence_tree(sure: Confidence) -> Tree:
+    """How sure an answer is."""
+    return {
+        "promise_kept": interval_tree(sure.kept),
+        "promise_kept_if_step_times_exact": interval_tree(sure.kept_as_assumed),
+        "long_run": {key: interval_tree(value) for key, value in sure.sampling.items()},
+        "with_step_time_error": {key: interval_tree(value) for key, value in sure.together.items()},
+        "queue_grows": sure.grows,
+        "step_time_spread": sure.error.spread,
+        "step_time_spread_source": sure.error.source,
+        "replications": sure.replications,
     }
 
 

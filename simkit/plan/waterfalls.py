@@ -18,7 +18,7 @@ class Waterfall:
     percentile: int
     requests: int
     e2e_s: float
-    parts_s: dict[str, float]  # queue, prefill, decode, stalled, preempted, host, transfer
+    parts_s: dict[str, float]  # front_end, queue, prefill, decode, stalled, preempted, host, transfer
 
 
 def waterfalls(requests: RequestColumns) -> list[Waterfall]:

@@ -1,11 +1,14 @@
 """The decision in words: at most fifteen lines that somebody who has never heard of a KV cache can act on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from simkit.metrics.intervals import Interval
 from simkit.metrics.slo import Promise
-from simkit.plan.changes import Infeasible
+from simkit.plan.changes import NONE, Change, Infeasible, next_change
+from simkit.plan.cost import Ledger
 from simkit.plan.decision import Decision
+from simkit.plan.one_replica import OneReplica
+from simkit.plan.resources import Resource
 from simkit.plan.search import SearchResult
 from simkit.plan.settings import PlanSettings
 
@@ -14,20 +17,17 @@ MOST_LINES = 15
 
 def verdict(decision: Decision, found: SearchResult | None, promise: Promise, settings: PlanSettings) -> list[str]:
     """The answer, its price, how sure it is, what would break it and what to do next."""
-    d, bill = decision, decision.bill
+    d = decision
     gpus = d.replicas * d.kind.gpus
     lines = [
-        f"Deploy {_count(d.replicas, 'replica')} of {d.kind.label}: {_count(gpus, 'GPU')} for {d.rate_per_s:.4g} "
+        f"Deploy {_count(d.replicas, d.kind.noun)} of {d.kind.label}: {_count(gpus, 'GPU')} for {d.rate_per_s:.4g} "
         "requests/s.",
-        f"Cost: {bill.total_usd_per_hour:,.2f} USD/h, {bill.usd_per_month:,.0f} USD a month; "
-        f"{bill.usd_per_million_input:.3g} USD a million input tokens, {bill.usd_per_million_output:.3g} output.",
-        f"Energy: {bill.total_watts / 1000:.2f} kW, {bill.joules_per_token:.2g} J a token, "
-        f"{bill.carbon_kg_per_hour:.2g} kg CO2 an hour.",
+        *cost(d.bill),
         _sure(d),
         *(_target(key, limit, d) for key, limit in _promised(promise).items()),
-        _routed(d, settings.router),
+        _routed(d),
         _knee(d),
-        _binds(d),
+        binds(d.resources),
         _robust(d),
     ]
     users = settings.demand.users_at(d.knee.rate_per_s) if d.knee.rate_per_s is not None else None
@@ -35,8 +35,31 @@ def verdict(decision: Decision, found: SearchResult | None, promise: Promise, se
         lines.append(
             f"It holds {users:,} users; {settings.demand.users.count:,} were asked." if settings.demand.users else ""
         )
-    lines += [_growth(d, settings), _next(d), _provenance(d), _searched(found)]
+    lines += [_growth(d, settings), next_try(d.changes), provenance(d.provenance, d.known), _searched(found)]
     return [line for line in lines if line][:MOST_LINES]
+
+
+def cost(bill: Ledger) -> tuple[str, str]:
+    """Money and energy."""
+    return (
+        f"Cost: {bill.total_usd_per_hour:,.2f} USD/h, {bill.usd_per_month:,.0f} USD a month; "
+        f"{bill.usd_per_million_input:.3g} USD a million input tokens, {bill.usd_per_million_output:.3g} output.",
+        f"Energy: {bill.total_watts / 1000:.2f} kW, {bill.joules_per_token:.2g} J a token, "
+        f"{bill.carbon_kg_per_hour:.2g} kg CO2 an hour.",
+    )
+
+
+def one_replica(found: OneReplica) -> list[str]:
+    """What stands beside the highest rate that one replica holds."""
+    sure = found.sure
+    room = ", ".join(f"{kept.value:.2f} at {100 * share:.0f} % of it" for share, kept in found.kept_below.items())
+    return [
+        f"Promise kept at this rate with probability {sure.kept.value:.2f} ({_range(sure.kept)}) with step times in "
+        f"doubt by {100 * sure.error.spread:.0f} %, {sure.kept_as_assumed.value:.2f} if they are exact; {room}.",
+        *cost(found.bill),
+        binds(found.resources),
+        next_try(found.changes),
+    ]
 
 
 def _promised(promise: Promise) -> dict[str, float]:
@@ -52,8 +75,8 @@ def _sure(d: Decision) -> str:
     kept, plain, more = d.sure.kept, d.sure.kept_as_assumed, d.kept_with_one_more
     return (
         f"Promise kept with probability {kept.value:.2f} ({kept.low:.2f} to {kept.high:.2f}) with step times in doubt "
-        f"by {100 * d.sure.error.spread:.0f} %; {plain.value:.2f} if they are exact; {more.value:.2f} with one replica "
-        "more."
+        f"by {100 * d.sure.error.spread:.0f} %; {plain.value:.2f} if they are exact; {more.value:.2f} with one "
+        f"{d.kind.noun} more."
     )
 
 
@@ -77,7 +100,7 @@ def _range(interval: Interval, scale: float = 1.0) -> str:
     return f"{interval.low * scale:.3g} to {interval.high * scale:.3g}"
 
 
-def _routed(d: Decision, router: str) -> str:
+def _routed(d: Decision) -> str:
     """Only where the whole fleet tells otherwise than one replica's share."""
     if d.routed is None or d.routed.holds:
         return ""
@@ -85,7 +108,10 @@ def _routed(d: Decision, router: str) -> str:
         f"{key.removesuffix('_s').replace('_', ' ')} {d.routed.figures[key]:.3g}" if key in d.routed.figures else key
         for key in d.routed.missed
     )
-    return f"All {d.replicas} replicas together behind {router} miss: {missed}. It stands at the edge; take one more."
+    door = d.door if d.kind.apart is None else "one gateway"
+    return (
+        f"All {d.replicas} {d.kind.noun}s together behind {door} miss: {missed}. It stands at the edge; take one more."
+    )
 
 
 def _knee(d: Decision) -> str:
@@ -102,11 +128,12 @@ def _rate(rate: float | None) -> str:
     return "no rate holds" if rate is None else f"{rate:.4g}"
 
 
-def _binds(d: Decision) -> str:
-    if not d.resources:
+def binds(resources: Sequence[Resource]) -> str:
+    """The resource of which more would hold most, and what is left of each."""
+    if not resources:
         return ""
-    first = d.resources[0]
-    room = ", ".join(f"{r.name} {100 * r.headroom:.0f} %" for r in d.resources if r.headroom is not None)
+    first = resources[0]
+    room = ", ".join(f"{r.name} {100 * r.headroom:.0f} %" for r in resources if r.headroom is not None)
     gain = (
         f" (10 % more of it holds {1.1**first.exponent * 100 - 100:.1f} % more)" if first.exponent is not None else ""
     )
@@ -129,18 +156,19 @@ def _growth(d: Decision, settings: PlanSettings) -> str:
     return f"With this growth it runs out in {when:%B %Y}, after {_count(months, 'month')}."
 
 
-def _next(d: Decision) -> str:
-    best = d.next_change
+def next_try(changes: Sequence[Change]) -> str:
+    """The single change to try next."""
+    best = next_change(changes)
     if best is None:
         return "No single change serves a request for markedly less."
-    now = next(change for change in d.changes if change.words == "as planned")
+    now = next(change for change in changes if change.words == "as planned")
     saved = 1 - best.usd_per_million_requests / now.usd_per_million_requests
     return f"Next change to try: {best.words}, {best.held_per_s:.4g} requests/s, {100 * saved:.0f} % less a request."
 
 
-def _provenance(d: Decision) -> str:
-    outside = "" if d.known is None else _outside(d.known)
-    return f"Step times: {d.provenance}{outside}."
+def provenance(label: str, known: Mapping[str, float] | None) -> str:
+    """Where the step times come from, and how much of them was never measured."""
+    return f"Step times: {label}{'' if known is None else _outside(known)}."
 
 
 def _outside(known: Mapping[str, float]) -> str:
@@ -164,6 +192,8 @@ def no_way(why: Infeasible) -> list[str]:
         if why.binding == "saturated"
         else why.binding
     )
+    if why.closest == NONE:
+        return [f"{why.binding}.", *(f"What would: {way}." for way in why.nearest)]
     lines = [f"Nothing that was allowed holds. Closest: {why.closest}; {gap}."]
     lines += [f"What would: {way}." for way in why.nearest]
     return lines

@@ -8,6 +8,7 @@ import pytest
 
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.engine.state import Limits
+from simkit.models.front_end import NO_FRONT_END
 from simkit.models.steptables import constant_tables
 from simkit.plan.space import Kind
 from simkit.workloads.presets import preset
@@ -27,7 +28,8 @@ def single_server() -> ReplicaSpec:
     """A server of one request at a time, a millisecond a token of prompt, that answers with one token."""
     spec = resolve(Deployment(model="llama-3.1-8b", device="h100"))
     limits = Limits(100_000, 1, 100_002, 16, 0, False, True, True, False, 0, False, 0, True, True, 1, 1)
-    return replace(spec, limits=limits, tables=constant_tables(100_000, 1, token_ns=1e6), num_blocks=10_000)
+    tables = constant_tables(100_000, 1, token_ns=1e6)
+    return replace(spec, limits=limits, tables=tables, num_blocks=10_000, front_end=NO_FRONT_END)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ DEPLOYMENTS = [
     Deployment(model="qwen3-14b", device="a100", layout=Layout(tensor=2)),
     Deployment(model="llama-3.1-8b", device="l4", weights="fp8", engine=EngineSettings(max_model_len=16384)),
     Deployment(model="llama-3.1-8b", device="h100", engine=EngineSettings(discipline="sarathi", max_num_seqs=32)),
+    Deployment(model="qwen3-14b", device="a100", layout=Layout(pipeline=2)),
 ]
 
 
@@ -60,12 +61,12 @@ def test_found_prefixes_are_not_counted_as_work() -> None:
     with_cache = bounds(spec, shared, slo)
     off = resolve(spec.deployment.model_copy(update={"engine": EngineSettings(enable_prefix_caching=False)}))
     without = bounds(off, shared, slo)
-    assert with_cache.compute_per_s > without.compute_per_s > throughput_bound(off, shared)
-    assert with_cache.kv_per_s == float("inf")
+    assert with_cache.limits_per_s["compute"] > without.limits_per_s["compute"] > throughput_bound(off, shared)
+    assert with_cache.limits_per_s["KV"] == float("inf")
 
 
 def test_a_single_server_is_bounded_by_its_service_rate(
     single_server: ReplicaSpec, queue: Callable[[int, float, int, bool], Workload]
 ) -> None:
     found = bounds(single_server, queue(500, 0.5, 0, False), promise({"e2e_mean_s": 10.0}))
-    assert found.compute_per_s == pytest.approx(1.0, rel=1e-3)
+    assert found.limits_per_s["compute"] == pytest.approx(1.0, rel=1e-3)

@@ -9,6 +9,7 @@ import pytest
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.engine.state import Limits
 from simkit.errors import InputError
+from simkit.models.front_end import NO_FRONT_END
 from simkit.models.steptables import constant_tables
 from simkit.plan.capacity import PRECISION, find_capacity, probe_of, throughput_bound
 from simkit.plan.sweep import mean_rate, replay
@@ -24,7 +25,8 @@ def h100() -> ReplicaSpec:
 def one_at_a_time(spec: ReplicaSpec) -> tuple[ReplicaSpec, Workload]:
     """A server of one second a request, and Poisson arrivals."""
     limits = Limits(1000, 1, 1002, 16, 0, False, True, True, False, 0, False, 0, True, True, 1, 1)
-    single = replace(spec, limits=limits, tables=constant_tables(1000, 1, token_ns=1e6), num_blocks=100)
+    tables = constant_tables(1000, 1, token_ns=1e6)
+    single = replace(spec, limits=limits, tables=tables, num_blocks=100, front_end=NO_FRONT_END)
     n = 30_000
     arrivals = np.cumsum(np.random.default_rng(3).exponential(1e6, n)).astype(np.int64)
     return single, Workload("M/D/1", arrivals, np.full(n, 1000, dtype=np.int32), np.ones(n, dtype=np.int32))

@@ -1,5 +1,7 @@
 """The context plan: more context never costs less, its tail is in view, and its bills add up."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -137,10 +139,35 @@ def llama() -> ReplicaSpec:
 
 
 def test_a_window_as_long_as_the_context_changes_no_prefill(llama: ReplicaSpec) -> None:
-    assert np.array_equal(windowed(llama, 10**6).tables.prefill_ns, llama.tables.prefill_ns)
-    short = windowed(llama, 1024).tables.prefill_ns
+    assert np.array_equal(windowed(llama, 10**6)[0].tables.prefill_ns, llama.tables.prefill_ns)
+    short = windowed(llama, 1024)[0].tables.prefill_ns
     assert np.all(short <= llama.tables.prefill_ns)
     assert short[-1, -1] < llama.tables.prefill_ns[-1, -1]
+
+
+@pytest.mark.parametrize("window", [512, 4096, 16000])
+def test_windows_are_charged_no_less_than_they_hold(llama: ReplicaSpec, window: int) -> None:
+    """vLLM's SlidingWindowSpec: a request holds window - 1 tokens and a block, all together the step under way."""
+    by_token, by_request = windowed(llama, window)
+    assert by_token.num_blocks == llama.num_blocks
+    running, step = by_request.limits.max_running, llama.limits.max_num_batched_tokens
+    have = (llama.num_blocks - 1) * 16
+
+    def needed(requests: int) -> int:
+        return requests * (math.ceil((window - 1) / 16) * 16 + 16) + step
+
+    assert needed(running) <= have
+    assert running == llama.limits.max_running or needed(running + 1) > have
+    # nobody waits for blocks then: all that run could be as long as the context
+    assert by_request.num_blocks - 1 >= min(running * 32768 // 16, (1 << 20) - 1)
+
+
+def test_more_requests_fit_at_once_where_a_window_slides(chat: Workload) -> None:
+    settings = ContextSettings(lengths=(131072,), rates=(1.0,), window_tokens=4096)
+    whole, window = cells(asked(chat, settings))
+    assert window.fits_at_once > 10 * whole.fits_at_once
+    assert window.filled is not None
+    assert whole.filled is None or window.filled.gpus <= whole.filled.gpus
 
 
 def test_a_model_with_windows_of_its_own_is_refused(llama: ReplicaSpec) -> None:

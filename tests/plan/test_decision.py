@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from simkit.cluster.settings import Cluster
 from simkit.engine.deployment import Deployment, resolve
 from simkit.metrics.result import Status
 from simkit.metrics.slo import promise
@@ -19,7 +20,7 @@ from simkit.plan.decision import Decision, decide
 from simkit.plan.fleet import replay_routed, replay_share
 from simkit.plan.knee import find_knee, highest_rate
 from simkit.plan.paired import Comparison, Contender, compare
-from simkit.plan.resources import in_use, with_more
+from simkit.plan.replica_resources import in_use, with_more
 from simkit.plan.search import search
 from simkit.plan.settings import PlanSettings
 from simkit.plan.space import SearchSpace, kinds
@@ -253,10 +254,23 @@ def test_to_be_sure_takes_the_cheapest_that_is(chat: Workload) -> None:
         for replicas in range(1, 8):
             kept = kept_probability(spec, chat, replicas, 30.0, question.promise, error, draw, 5)
             held = replay_share(spec, chat, replicas, 30.0, question.promise).holds
-            routed = replicas == 1 or replay_routed(spec, chat, replicas, 30.0, question.promise, "round_robin").holds
+            routed = replicas == 1 or replay_routed(spec, chat, replicas, 30.0, question.promise, Cluster()).holds
             if kept.value >= 0.8 and held and routed:
                 everything.append((replicas * kind.replica_usd_per_hour, kind.number, replicas))
     chosen = surely(question, found, settings, lambda _: error, draw)
     assert chosen is not None
     kind, replicas = chosen
     assert (replicas * kind.replica_usd_per_hour, kind.number, replicas) == min(everything)
+
+
+def test_the_door_of_a_cluster_is_what_the_whole_fleet_is_tried_behind(chat: Workload) -> None:
+    """A gateway that lets one request into each replica and has none wait turns the rest away."""
+    spec = resolve(BASE)
+    open_door = replay_routed(spec, chat, 2, 8.0, promise(SLO), Cluster(router="least_outstanding"))
+    assert open_door.holds
+    shut = Cluster.model_validate({"admission": {"replica_limit": 1, "queue_limit": 0}})
+    turned_away = replay_routed(spec, chat, 2, 8.0, promise(SLO), shut)
+    assert "rejected" in turned_away.missed
+    assert turned_away.rejected > 0
+    hasty = Cluster.model_validate({"clients": {"timeout_s": 0.5}})
+    assert "given up" in replay_routed(spec, chat, 2, 8.0, promise(SLO), hasty).missed

@@ -127,6 +127,12 @@ def test_what_cannot_be_kept_ends_in_three_and_says_what_could(home: Path) -> No
         (("--robust", "growth"), "plan.demand.growth"),
         (("--cluster", "slurm", "--demand", 5), "ray is"),
         (("--users", 100), "requests_per_user_hour"),
+        (("--demand", 5, "--disaggregated", "1D1P"), "1P2D"),
+        (("--set", "cluster={router: random}"), "--demand"),
+        (("--demand", 5, "--set", "cluster={replicas: 3}"), "cluster.replicas"),
+        (("--demand", 5, "--set", "cluster={pools: [{name: a}]}"), "simkit run"),
+        (("--demand", 5, "--disaggregated", "1P1D", "--set", "cluster={router: random}"), "gateway of their own"),
+        (("--demand", 5, "--set", "deployment.layout.data=2"), "layout.data"),
         (("--demand", 5, "--set", "plan.search.engine={max_num_seq: [1]}"), "max_num_seqs"),
         (("--demand", 5, "--columns", "arrival"), "ROLE=NAME"),
         (("--demand", 5, "--columns", "arival=ts_ms,prompt=tokens_in,output=tokens_out"), "did you mean 'arrival'"),
@@ -168,3 +174,30 @@ def test_context_and_compare_run_on_the_same_files(home: Path) -> None:
     alone = simkit(home, "compare", "a.yaml")
     assert alone.returncode == 2
     assert "give two or more" in alone.stderr
+
+
+def test_a_users_slips_are_told_with_their_remedy(home: Path) -> None:
+    """What a walk from a fresh clone stumbled over: each message says what to do."""
+    dates = ["when,tokens_in,tokens_out"]
+    dates += [f"2026-11-02T09:{i // 60:02d}:{i % 60:02d}.5,{9000 if i == 7 else 500},50" for i in range(600)]
+    (home / "dates.csv").write_text("\n".join(dates) + "\n")
+    own = ("--model", "config.json", "--device", "card.yaml", "--trace", "dates.csv", *SLO, "--demand", 2)
+    named = ("--columns", "arrival=when,prompt=tokens_in,output=tokens_out")
+    lost = simkit(home, "plan", *own, *named)
+    assert lost.returncode == 2
+    assert "--time-unit clock" in lost.stderr
+    short = ("--time-unit", "clock", "--set", "deployment.engine.max_model_len=8192")
+    rejected = simkit(home, "plan", *own, *named, *short, "--json")
+    assert rejected.returncode == 3
+    assert "1 of 600 requests are longer" in json.loads(rejected.stdout)["verdict"][0]
+    assert "deployment.engine.max_model_len=9050" in json.loads(rejected.stdout)["verdict"][0]
+    (home / "card.yaml").write_text("my-card:\n  memory_gib: {value: 47.5, source: vendor}\n")
+    bare = simkit(home, "plan", *own, *named, "--time-unit", "clock")
+    assert bare.returncode == 2
+    assert "usd_per_hour" in bare.stderr
+    assert "{value: 864, source: datasheet}" in bare.stderr
+    (home / "config.json").write_text(json.dumps({**CONFIG, "model_type": "unheard-of"}))
+    (home / "card.yaml").write_text(CARD)
+    unknown = simkit(home, "plan", *own, *named, "--time-unit", "clock")
+    assert unknown.returncode == 2
+    assert "model_type" in unknown.stderr

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from simkit.cluster.settings import Cluster
 from simkit.engine.deployment import Deployment, resolve
 from simkit.metrics.slo import promise
 from simkit.plan.fleet import replay_routed, replay_share
@@ -52,7 +53,7 @@ def test_one_share_tells_the_whole_fleets_percentiles(chat: Workload) -> None:
     slo = promise({"ttft_p99_s": 1.0})
     long = preset("azure-conv-2023", requests=16_000, seed=1, arrivals="poisson")
     one = replay_share(spec, long, 4, 40.0, slo)
-    whole = replay_routed(spec, long, 4, 40.0, slo, "round_robin")
+    whole = replay_routed(spec, long, 4, 40.0, slo, Cluster())
     for key in ("ttft_mean_s", "ttft_p99_s", "tpot_mean_s", "tpot_p99_s", "e2e_mean_s"):
         assert one.figures[key] == pytest.approx(whole.figures[key], rel=0.12), key
     assert one.figures["goodput_per_s"] == pytest.approx(whole.figures["goodput_per_s"], rel=0.03)

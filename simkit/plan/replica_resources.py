@@ -1,0 +1,128 @@
+"""The resources of one replica: the share of each that a replay used, and the same replica with more of one.
+
+Shares in use are counts of floating-point operations and bytes over what the devices could do in the same time.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from simkit.engine.deployment import ReplicaSpec
+from simkit.metrics.result import RunResult
+from simkit.models.attention_operators import decode_attention, prefill_attention
+from simkit.models.device import Device
+from simkit.models.operators import linear_operators
+from simkit.models.precision import Precision, parse_kv_precision, parse_precision
+from simkit.models.roofline import roofline_tables
+from simkit.models.steptables import StepTables
+
+MORE = 1.1
+RESOURCES = ("compute", "bandwidth", "KV", "host", "link")
+
+
+def in_use(spec: ReplicaSpec, result: RunResult) -> dict[str, float | None]:
+    """The share of each resource that a replay used, of one GPU over the time of its arrivals."""
+    arrival = result.requests.arrival_ns
+    seconds = max(float(result.end_ns - int(arrival[0])), 1.0) / 1e9 if len(arrival) else 1.0
+    flops, moved, sent = _work(spec, result)
+    device = spec.device
+    weights = _weights(spec)
+    host = spec.tables.host_ns
+    batches = result.batch_requests.count[: len(host)]
+    host_s = float((host[: len(batches)] * batches).sum()) / 1e9
+    kv = result.series.kv_used
+    return {
+        "compute": flops / seconds / device.flops_per_s(weights or spec.architecture.native_weights),
+        "bandwidth": moved / seconds / device.bandwidth_bytes_per_s,
+        "KV": float(kv.max()) if len(kv) else 0.0,
+        "host": min(1.0, host_s / seconds),
+        "link": sent / seconds / device.link_bytes_per_s if spec.deployment.layout.gpus > 1 else None,
+    }
+
+
+def _weights(spec: ReplicaSpec) -> Precision | None:
+    name = spec.deployment.weights
+    return None if name is None else parse_precision(name, "deployment.weights")
+
+
+def _work(spec: ReplicaSpec, result: RunResult) -> tuple[float, float, float]:
+    """(floating-point operations, bytes moved in memory, bytes sent) of one GPU in all of a replay's steps."""
+    deployment, arch = spec.deployment, spec.architecture
+    kv = parse_kv_precision(deployment.kv, "deployment.kv")
+    steps = result.batch_tokens.count
+    tokens = np.flatnonzero(steps).astype(np.float64)
+    times = steps[steps > 0].astype(np.float64)
+    flops = moved = sent = 0.0
+    for operator in linear_operators(arch, deployment.layout, tokens, _weights(spec), kv):
+        flops += float((operator.flops * times).sum())
+        moved += float((operator.memory_bytes * times).sum())
+        sent += float((operator.sent_bytes * times).sum())
+    requests = result.requests
+    prompt = requests.prompt_tokens.astype(np.float64)
+    # the token after the prompt comes with the prefill: generated - 1 decodes, over contexts that grow by one each
+    decodes = np.maximum(0.0, requests.generated_tokens.astype(np.float64) - 1)
+    contexts = decodes * prompt + decodes * (decodes + 1) / 2
+    own = prompt - requests.hit_tokens
+    found = prefill_attention(arch, deployment.layout, own, requests.hit_tokens.astype(np.float64), kv)
+    for windowed in (False, True):
+        found += decode_attention(arch, deployment.layout, decodes, contexts, windowed, kv)
+    for operator in found:
+        flops += float(np.sum(operator.flops))
+        moved += float(np.sum(operator.memory_bytes))
+    return flops, moved, sent
+
+
+def with_more(spec: ReplicaSpec, resource: str, factor: float = MORE) -> ReplicaSpec | None:
+    """The same replica with `factor` times as much of a resource; None where that cannot be told.
+
+    Measured step times are scaled as the roofline's are, place by place.
+    """
+    if resource == "KV":
+        return replace(spec, num_blocks=1 + round((spec.num_blocks - 1) * factor))
+    if resource == "host":
+        return replace(spec, tables=spec.tables._replace(host_ns=spec.tables.host_ns / factor))
+    if resource == "link" and spec.deployment.layout.gpus == 1:
+        return None
+    before = device_tables(spec, spec.device)
+    after = device_tables(spec, _more_of(spec.device, resource, factor))
+    tables = spec.tables
+    for name in ("linear_ns", "stage_linear_ns", "sample_ns", "decode_ns", "decode_window_ns", "prefill_ns"):
+        own, old, new = getattr(tables, name), getattr(before, name), getattr(after, name)
+        if own.shape != old.shape:
+            return None
+        ratio = np.divide(new, old, out=np.ones_like(old), where=old > 0)
+        tables = tables._replace(**{name: own * ratio})
+    return replace(spec, tables=tables)
+
+
+def _more_of(device: Device, resource: str, factor: float) -> Device:
+    if resource == "bandwidth":
+        figure = device.bandwidth_gb_per_s
+        return device.model_copy(
+            update={"bandwidth_gb_per_s": figure.model_copy(update={"value": figure.value * factor})}
+        )
+    if resource == "link":
+        faster = device.link.model_copy(update={"gb_per_s": device.link.gb_per_s * factor})
+        return device.model_copy(update={"link": faster})
+    peaks = {
+        name: None if (peak := getattr(device.tflops, name)) is None else peak * factor
+        for name in ("bf16", "fp8", "int8", "fp4")
+    }
+    return device.model_copy(update={"tflops": device.tflops.model_copy(update=peaks)})
+
+
+def device_tables(spec: ReplicaSpec, device: Device) -> StepTables:
+    """The roofline's step times of a replica's deployment on a device."""
+    deployment, limits = spec.deployment, spec.limits
+    return roofline_tables(
+        spec.architecture,
+        device,
+        deployment.layout,
+        _weights(spec),
+        parse_kv_precision(deployment.kv, "deployment.kv"),
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        max_num_seqs=limits.max_running,
+        max_model_len=limits.max_model_len,
+        kv_tokens=spec.num_blocks * limits.block_size,
+        enforce_eager=deployment.engine.enforce_eager,
+    )
