@@ -1,13 +1,15 @@
 """How well is a whole decoder on this GPU predicted? Calibrated and measured in one run of under nine minutes.
 
     python experiments/gpu/testbed.py --out DIR     OUT in the environment stands for --out
+    python experiments/gpu/testbed.py --async-scheduling    steps planned while others run, vLLM's default
     python experiments/gpu/testbed.py --plan        what would be done; needs no GPU
 
 Llama-3.1-8B's shape, full depth, bf16, random weights, our kernels, CUDA graphs at vLLM's capture sizes for decodes.
-First a decoder of two layers in float32 says whether answers are the same alone, in a batch, in chunks and padded.
-Then bursts of requests of their own calibrate a step-time model; the knee is searched for on the virtual clock with it;
-then requests arrive for real at 0.5, 0.8 and 0.95 of the knee, and each run is printed beside its prediction. Comes
-back: testbed.md, testbed.json, a page a load, logs.tar (simkit-measured-run-1). Exit code 1 where answers differ.
+First a decoder of two layers in float32 says whether answers are the same in a batch, in chunks, padded, preempted and
+with asynchronous scheduling. Then bursts of requests of their own calibrate a step-time model; the knee is searched for
+on the virtual clock with it; then requests arrive for real at 0.5, 0.8 and 0.95 of the knee, and each run is printed
+beside its prediction. Comes back: testbed.md, testbed.json, a page a load, logs.tar (simkit-measured-run-1). Exit code
+1 where answers differ.
 """
 
 import argparse
@@ -37,10 +39,10 @@ from simkit.models.steptables import StepTables
 from simkit.report.side_by_side import comparison_page
 from simkit.testbed.bench import Bench, set_up
 from simkit.testbed.calibration import calibrate, profile_tables
-from simkit.testbed.knotted_step import fit_knotted, knotted_tables
+from simkit.testbed.knotted_step import factors_of, fit_knotted, knotted_tables
+from simkit.testbed.measured import MeasuredRun
 from simkit.testbed.measured_run import write_measured_run
 from simkit.testbed.replay import predicted, replay
-from simkit.testbed.serving import MeasuredRun
 from simkit.testbed.settings import TestbedSettings
 from simkit.workloads.transform import selected
 from simkit.workloads.workload import Workload
@@ -63,6 +65,7 @@ class Plan:
     max_model_len: int = 4096
     max_num_batched_tokens: int = 2048
     max_num_seqs: int = 256
+    async_scheduling: bool = False
     bursts: tuple[int, ...] = BURSTS
     rounds: int = 2  # of the bursts
     run_s: float = 75.0  # of arrivals a load
@@ -74,9 +77,10 @@ class Plan:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "testbed-result")))
+    parser.add_argument("--async-scheduling", action="store_true")
     parser.add_argument("--plan", action="store_true")
     asked = parser.parse_args()
-    plan = Plan()
+    plan = Plan(async_scheduling=asked.async_scheduling)
     if asked.plan:
         print("\n".join(plan_lines(plan)))
         return 0
@@ -128,8 +132,9 @@ def plan_lines(plan: Plan) -> list[str]:
     """What a run does, with its share of the time."""
     return [
         f"{plan.model}, {plan.dtype}, {plan.layers or 'all'} layers, context {plan.max_model_len}, "
-        f"steps of {plan.max_num_batched_tokens} tokens, {plan.max_num_seqs} requests",
-        "check: answers alone, batched, chunked and padded, two layers in float32 (20 s)",
+        f"steps of {plan.max_num_batched_tokens} tokens, {plan.max_num_seqs} requests, "
+        f"asynchronous scheduling {'on' if plan.async_scheduling else 'off'}",
+        "check: answers batched, chunked, padded, preempted and asynchronous, two layers in float32 (20 s)",
         f"calibrate: bursts of {', '.join(map(str, plan.bursts))} requests, once for nothing, then {plan.rounds} times "
         "(90 to 140 s)",
         "knee: bisection on the virtual clock (5 s)",
@@ -145,6 +150,7 @@ def build(plan: Plan) -> Bench:
         max_num_seqs=plan.max_num_seqs,
         max_model_len=plan.max_model_len,
         enable_prefix_caching=False,
+        async_scheduling=plan.async_scheduling,
     )
     return set_up(plan.model, engine, TestbedSettings(device="cuda", layers=plan.layers, dtype=plan.dtype))
 
@@ -176,6 +182,8 @@ def calibrated(bench: Bench, plan: Plan, out: Path, found: dict[str, object]) ->
     found["whole_step"] = profile_rows(profile)
     knotted = fit_knotted(paths)
     found["knotted"] = knotted.as_json()
+    # how steps scattered around it, from 5 % to 95 %
+    found["factors"] = np.quantile(np.concatenate(factors_of(knotted, paths)), [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
     sizes = (limits.max_num_batched_tokens, limits.max_running, limits.max_model_len)
     kv_tokens = bench.executor.num_blocks * limits.block_size
     return {
@@ -254,19 +262,20 @@ def rows(comparison: Comparison) -> list[dict[str, object]]:
 
 
 def answers_agree(found: dict[str, object]) -> bool:
-    """Greedy answers of a two-layer float32 decoder: alone, batched, chunked, padded to captures, preempted."""
+    """Greedy answers of a two-layer float32 decoder: batched, chunked, padded to captures, preempted, asynchronous."""
     plan = Plan(layers=2, dtype="float32", max_model_len=512, max_num_seqs=8)
     workload = selected(requests(plan, 12, 1e6, seed=5), np.arange(12))
     workload = replace(workload, prompt_tokens=workload.prompt_tokens.clip(16, 300))
     workload = replace(workload, output_tokens=workload.output_tokens.clip(4, 60))
 
-    def served(tokens: int, captures: tuple[int, ...], blocks: int) -> list[list[int]]:
+    def served(tokens: int, captures: tuple[int, ...], blocks: int, overlap: bool = False) -> list[list[int]]:
         engine = EngineSettings(
             max_num_batched_tokens=tokens,
             max_num_seqs=plan.max_num_seqs,
             max_model_len=plan.max_model_len,
             num_gpu_blocks_override=blocks,
             enable_prefix_caching=False,
+            async_scheduling=overlap,
         )
         settings = TestbedSettings(device="cuda", layers=2, dtype="float32", capture_sizes=captures)
         run = set_up(plan.model, engine, settings).serve(workload)
@@ -279,6 +288,9 @@ def answers_agree(found: dict[str, object]) -> bool:
         "in chunks of 64": served(64, (), 1000),
         "padded and replayed": served(2048, (1, 2, 4, 8), 1000),
         "preempted and recomputed": served(512, (8,), 60),
+        "asynchronous": served(2048, (1, 2, 4, 8), 1000, overlap=True),
+        "asynchronous, kernel by kernel, in chunks of 64": served(64, (), 1000, overlap=True),
+        "asynchronous, preempted and recomputed": served(512, (8,), 60, overlap=True),
     }
     share = {name: float(np.mean([a == b for a, b in zip(right, way, strict=True)])) for name, way in ways.items()}
     found["requests with the same answer"] = share

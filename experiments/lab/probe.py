@@ -26,6 +26,7 @@ def lab_bench(device: str, clock: str, model: str = "", longest: int = 2048) -> 
         max_num_seqs=32,
         max_model_len=longest,
         num_gpu_blocks_override=32 * longest // 16 + 1,
+        async_scheduling=False,  # a probe's time holds the making of its inputs, so must the model's
         enable_prefix_caching=False,
     )
     threads = 1 if device == "cpu" else None

@@ -120,7 +120,7 @@ class StepLog:
 
     @property
     def gap_s(self) -> F64:
-        """[steps] from a step's update to the next scheduling; NaN where none follows, or where the host then waited."""
+        """[steps] from a step's update to the next scheduling; NaN where none follows, or where the host waited."""
         if not self.header.async_scheduling:
             return np.maximum(np.append(self.schedule_start_s[1:], np.nan) - self.update_end_s, 0.0)
         begins = np.append(self.schedule_start_s, np.nan)[np.searchsorted(self.schedule_start_s, self.update_end_s)]

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from simkit.metrics.comparison import Comparison
     from simkit.models.steptables import StepTables
     from simkit.testbed.bench import Bench
+    from simkit.testbed.knotted_step import F64
+    from simkit.testbed.measured import MeasuredRun
     from simkit.testbed.replay import Replay
-    from simkit.testbed.serving import MeasuredRun
     from simkit.workloads.workload import Workload
 
 HERE = "this machine"
@@ -37,6 +38,7 @@ class _Prediction:
 
     tables: "StepTables"
     source: str
+    factors: "tuple[F64, ...]" = ()  # how steps scattered around the tables, where that was seen
 
 
 def serve(config: TestbedConfig, source: str, logs: list[Path], folder: Path | None, scratch: Path, json: bool) -> None:
@@ -74,15 +76,13 @@ def _predict(
     config: TestbedConfig, source: str, logs: list[Path], bench: "Bench", workload: "Workload", folder: Path
 ) -> _Prediction | None:
     """Step times by the chosen source; what was fitted here goes into profile.json and step_model.json."""
-    from simkit.calibrate.profile import read_profile, write_profile
-    from simkit.testbed.calibration import calibrate, fitted, profile_tables
+    from simkit.calibrate.profile import write_profile
+    from simkit.testbed.calibration import calibrate, fitted
 
     if source == "none":
         return None
     if source == "profile":
-        assert config.profile is not None
-        profile = read_profile(config.profile)
-        return _Prediction(profile_tables(profile, bench), profile.provenance)
+        return _by_profile(config, bench)
     if source == "calibration":
         with waiting_for("calibrating"):
             logs = calibrate(bench, workload, folder, seed=config.seed)
@@ -90,7 +90,27 @@ def _predict(
     write_profile(found.profile, folder / "profile.json")
     (folder / "step_model.json").write_text(to_json(found.model.as_json()) + "\n", encoding="utf-8")
     said = "calibrated just now with the same executor" if source == "calibration" else "a fit of earlier logs"
-    return _Prediction(found.tables, f"{said}, {sum(part.steps for part in found.profile.sources):,} steps")
+    steps = sum(part.steps for part in found.profile.sources)
+    return _Prediction(found.tables, f"{said}, {steps:,} steps, scattered as these were", found.factors)
+
+
+def _by_profile(config: TestbedConfig, bench: "Bench") -> _Prediction:
+    """Step times of a stored profile: a directory of operators, or the file of a whole-step model."""
+    from simkit.calibrate.operator_profile import profile_folder, read_operator_profile
+    from simkit.calibrate.profile import read_profile
+    from simkit.models.catalog import load_model
+    from simkit.testbed.bench import cut
+    from simkit.testbed.calibration import profile_tables
+    from simkit.testbed.stored_profile import stored_tables
+
+    assert config.profile is not None
+    folder = profile_folder(config.profile)
+    if folder is None:
+        profile = read_profile(config.profile)
+        return _Prediction(profile_tables(profile, bench), profile.provenance)
+    operators = read_operator_profile(folder)
+    arch = cut(load_model(config.deployment.model), config.testbed.layers)
+    return _Prediction(stored_tables(operators, folder, arch, bench), operators.provenance)
 
 
 def _finish(
@@ -104,10 +124,15 @@ def _finish(
     """Compare with the prediction, print and write it."""
     from simkit.metrics.comparison import compare_runs
     from simkit.testbed.replay import predicted, replay
+    from simkit.testbed.spread import predicted_with_spread
 
     again = replay(run, prediction.tables)
     assert again.steps is not None
-    comparison = compare_runs(run.result, predicted(run, prediction.tables), again.steps)
+    if prediction.factors:
+        told = predicted_with_spread(run, prediction.tables, prediction.factors, config.seed)
+    else:
+        told = predicted(run, prediction.tables)
+    comparison = compare_runs(run.result, told, again.steps)
     tree = _tree(config, run, prediction, again, comparison)
     if folder is not None:
         _write(folder, run, comparison, tree, _facts(run, prediction, again))
@@ -162,6 +187,7 @@ def _facts(run: "MeasuredRun", prediction: _Prediction, again: "Replay") -> list
     return [
         ("Device", run.identity.device),
         ("Executor", run.identity.engine),
+        ("Scheduling", "asynchronous, two steps under way" if run.asynchronous else "one step at a time"),
         ("Decoder", ", ".join(f"{key} {value}" for key, value in model.items())),
         ("Workload", f"{run.workload.name}, {len(run.workload):,} requests{_rejected(run)}"),
         ("Step times", prediction.source),

@@ -1,7 +1,7 @@
 """A bench set up: a decoder of random weights with its KV pool on this machine's device, and the engine's limits."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from simkit.engine.settings import EngineSettings
@@ -12,7 +12,8 @@ from simkit.models.catalog import load_model
 from simkit.testbed.decoder import DTYPES, random_decoder
 from simkit.testbed.drafting import Drafting
 from simkit.testbed.executor import Executor
-from simkit.testbed.serving import MeasuredRun, serve_measured
+from simkit.testbed.measured import MeasuredRun
+from simkit.testbed.serving import serve_measured
 from simkit.testbed.settings import TestbedSettings
 from simkit.testbed.shape import shape_of
 from simkit.testbed.torch_executor import first_line, torch_executor
@@ -23,6 +24,8 @@ from simkit.workloads.workload import Workload
 CPU_BATCH = (512, 32)  # max_num_batched_tokens, max_num_seqs where the deployment names none: a step of about a second
 CUDA_BATCH = (8192, 256)
 CPU_KV_BYTES = 1 << 30
+# what this process was given, before any binding of its own
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
@@ -56,31 +59,31 @@ class Bench:
 def set_up(model: str, engine: EngineSettings, settings: TestbedSettings) -> Bench:
     """Build the decoder of a model (a catalog's name, or the path of a config.json) and its KV pool.
 
-    `async_scheduling` is off unless it is set, which is an error, as the testbed runs one step at a time.
+    Where `async_scheduling` is not set it is as vLLM has it: on with CUDA, off on a CPU and with drafts.
 
     Raises:
         InputError: a model that the testbed's decoder is not, a device that is not there, memory that does not suffice.
     """
-    if "async_scheduling" not in engine.model_fields_set:
-        engine = engine.model_copy(update={"async_scheduling": False})
-    engine.dialect()
-    arch = cut(load_model(model), settings.layers)
     device = _device(settings)
+    if "async_scheduling" not in engine.model_fields_set:
+        overlap = device == "cuda" and engine.speculative_tokens == 0
+        engine = engine.model_copy(update={"async_scheduling": overlap})
+    engine.dialect()
+    _check_clock(settings, device, engine.async_scheduling)
+    arch = cut(load_model(model), settings.layers)
     dtype = settings.dtype or ("bfloat16" if device == "cuda" else "float32")
     if dtype not in DTYPES:
         raise InputError(f"testbed.dtype={dtype!r}: is not known; known: {', '.join(DTYPES)}")
     if device == "cpu":
         shape_of(arch)  # says what the CPU's decoder is not, before anything is sized
-    if settings.threads is not None:
-        bind_threads(settings.threads)
+    enter_thread = None if settings.threads is None else bind_threads(settings.threads, engine.async_scheduling)
     limits, num_blocks = limits_of(engine, arch, device, dtype)
-    executor = _executor(arch, settings, device, dtype, num_blocks, limits)
+    executor = _executor(arch, settings, device, dtype, num_blocks, limits, enter_thread)
     draft = None
     if limits.speculative_tokens > 0:
         small = cut(arch, min(settings.draft_layers, len(arch.layers)))
-        draft = _executor(
-            small, settings.model_copy(update={"seed": settings.seed + 1}), device, dtype, num_blocks, limits
-        )
+        other = settings.model_copy(update={"seed": settings.seed + 1})
+        draft = _executor(small, other, device, dtype, num_blocks, limits, enter_thread)
     return Bench(executor, draft, limits, engine.discipline, settings.seed, settings.clock)
 
 
@@ -117,19 +120,33 @@ def element_bytes(dtype: str) -> int:
     return {"float64": 8, "float32": 4}.get(dtype, 2)
 
 
-def bind_threads(threads: int) -> None:
+def bind_threads(threads: int, apart: bool = False) -> Callable[[], None]:
     """Compute with so many threads, on as many cores and no others, so that nobody moves them in the middle of a step.
 
-    InputError where this machine has fewer cores.
+    Returns what another thread that is to compute calls first. `apart` leaves such a thread alone on these cores: the
+    one that calls, which then plans, gets the others, if there are any. InputError where this machine has fewer cores.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = CORES
     if threads > len(cores):
         raise InputError(
             f"testbed.threads={threads}: this process may use {len(cores)} cores; choose at most that many"
         )
-    torch.set_num_threads(threads)
+    computing = cores[-threads:]  # the first core is where a machine does its own business
+
+    def enter() -> None:
+        torch.set_num_threads(threads)
+        _stay_on(computing)
+
+    enter()
+    if apart:
+        _stay_on(cores[:-threads] or computing)
+    return enter
+
+
+def _stay_on(cores: Sequence[int]) -> None:
+    """Let this thread, and those it starts, run on these cores alone, where the system can be told so."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores[-threads:])  # the first core is where a machine does its own business
+        os.sched_setaffinity(0, cores)
 
 
 def _device(settings: TestbedSettings) -> str:
@@ -139,15 +156,29 @@ def _device(settings: TestbedSettings) -> str:
         raise InputError("testbed.device=cuda: torch sees no CUDA device here; use --device cpu")
     if device == "cpu" and settings.capture_sizes is not None:
         raise InputError("testbed.capture_sizes: CUDA graphs need device cuda; leave it out on the CPU")
+    return device
+
+
+def _check_clock(settings: TestbedSettings, device: str, overlap: bool) -> None:
     if settings.clock == "processor" and (device != "cpu" or settings.threads != 1):
         raise InputError(
             "testbed.clock=processor: counts CPU time of one thread; set device cpu and threads 1, or wall"
         )
-    return device
+    if settings.clock == "processor" and overlap:
+        raise InputError(
+            "testbed.clock=processor: counts the time of planning and of computing one after the other; set "
+            "deployment.engine.async_scheduling: false, or clock wall"
+        )
 
 
 def _executor(
-    arch: Architecture, settings: TestbedSettings, device: str, dtype: str, num_blocks: int, limits: Limits
+    arch: Architecture,
+    settings: TestbedSettings,
+    device: str,
+    dtype: str,
+    num_blocks: int,
+    limits: Limits,
+    enter_thread: Callable[[], None] | None,
 ) -> Executor:
     if device == "cuda":
         from simkit.testbed.kernel_executor import kernel_executor
@@ -158,7 +189,7 @@ def _executor(
         decoder = random_decoder(shape_of(arch), settings.seed, dtype, device)
     except (RuntimeError, MemoryError) as error:
         raise InputError(f"testbed: the decoder does not fit ({first_line(error)}); cut it with --layers") from None
-    return torch_executor(decoder, num_blocks, limits.block_size)
+    return torch_executor(decoder, num_blocks, limits.block_size, enter_thread)
 
 
 def _check_memory(arch: Architecture, dtype: str, num_blocks: int, block_size: int) -> None:

@@ -18,7 +18,7 @@ from simkit.engine.state import Limits
 from simkit.errors import InputError
 from simkit.models.steptables import StepTables
 from simkit.testbed.bench import Bench
-from simkit.testbed.knotted_step import KnottedStep, fit_knotted, knotted_tables
+from simkit.testbed.knotted_step import F64, KnottedStep, factors_of, fit_knotted, knotted_tables
 from simkit.testbed.measured_run import write_measured_run
 from simkit.workloads.workload import Workload
 
@@ -81,6 +81,7 @@ class Fitted(NamedTuple):
     profile: Profile  # the whole-step model, for other verbs
     model: KnottedStep  # the testbed's own
     tables: StepTables  # of the latter
+    factors: tuple[F64, ...]  # of each log, how many times as long as it says steps took: for `predicted_with_spread`
 
 
 def fitted(paths: Sequence[Path], bench: Bench) -> Fitted:
@@ -88,7 +89,7 @@ def fitted(paths: Sequence[Path], bench: Bench) -> Fitted:
     limits, model = bench.limits, fit_knotted(paths)
     sizes = (limits.max_num_batched_tokens, limits.max_running, limits.max_model_len)
     tables = knotted_tables(model, *sizes, bench.executor.num_blocks * limits.block_size)
-    return Fitted(fit_steps(paths), model, tables)
+    return Fitted(fit_steps(paths), model, tables, factors_of(model, paths))
 
 
 def profile_tables(profile: Profile, bench: Bench) -> StepTables:

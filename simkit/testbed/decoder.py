@@ -6,7 +6,6 @@ Shapes: t tokens in the step, h hidden, H query heads, K KV heads, d head_dim, v
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from simkit.engine.state import I64
 from simkit.errors import InputError, suggestion
 from simkit.testbed.inputs import StepInputs
 from simkit.testbed.paged_attention import KVCache, Part, attend, attention_parts, write_kv
@@ -82,23 +81,28 @@ def random_decoder(shape: DecoderShape, seed: int = 0, dtype: str = "float32", d
     )
 
 
-def run_step(decoder: Decoder, cache: KVCache, step: StepInputs) -> I64:
-    """Compute one batch, its keys and values into the cache; returns the greedy token of each request that samples."""
+def run_step(decoder: Decoder, cache: KVCache, step: StepInputs, before: torch.Tensor | None = None) -> torch.Tensor:
+    """Compute one batch, its keys and values into the cache; returns the greedy token of each row that samples, i64.
+
+    `before` is what the step before returned, from which tokens are fed.
+    """
     with torch.inference_mode():
         device = decoder.embedding.device
         positions = torch.from_numpy(step.positions).to(device)
         slots = torch.from_numpy(step.slots).to(device)
         turn = _rotation(decoder, positions)
         parts = attention_parts(step, int(cache.keys.shape[2]), device)
-        x = decoder.embedding[torch.from_numpy(step.tokens).to(device)]
+        tokens = torch.from_numpy(step.tokens).to(device)
+        if before is not None and len(step.fed.rows):
+            rows, samples = (torch.from_numpy(each).to(device) for each in step.fed)
+            tokens[rows] = before[samples]
+        x = decoder.embedding[tokens]
         for index, layer in enumerate(decoder.layers):
             x = x + _attention(decoder, layer, cache, index, x, turn, slots, parts)
             gate, up = (_rms_norm(decoder, x, layer.ffn_norm) @ layer.gate_up).chunk(2, dim=-1)
             x = x + (torch.nn.functional.silu(gate) * up) @ layer.down
         last = x[torch.from_numpy(step.sampled).to(device)]
-        logits = _rms_norm(decoder, last, decoder.norm) @ decoder.lm_head
-        tokens: I64 = logits.argmax(dim=-1).cpu().numpy()
-        return tokens
+        return (_rms_norm(decoder, last, decoder.norm) @ decoder.lm_head).argmax(dim=-1)
 
 
 def _attention(

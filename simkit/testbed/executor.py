@@ -1,6 +1,6 @@
 """What runs a planned batch: an executor has a decoder and a KV pool on a device, and knows nothing of scheduling."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from simkit.engine.state import I64
@@ -14,6 +14,23 @@ class Identity(NamedTuple):
     device: str
     model: Mapping[str, str | int | float]
     versions: Mapping[str, str]
+
+
+class Finished(NamedTuple):
+    """A step that was launched, done."""
+
+    tokens: I64  # [rows that sample] greedy
+    at_ns: int  # when they were known
+
+
+class Launched(Protocol):
+    """A step on its way."""
+
+    def result(self) -> Finished:
+        """Wait until it is done; raises what the device's library raised."""
+
+    def cancel(self) -> bool:
+        """Do not begin it; False where it has begun."""
 
 
 class Executor(Protocol):
@@ -38,5 +55,12 @@ class Executor(Protocol):
     def run(self, step: StepInputs) -> I64:
         """Compute a batch; returns the greedy token [len(step.sampled)] of each row that samples, once it is known.
 
-        Raises whatever the device's library raises when a kernel fails, memory ends or the device is gone.
+        Tokens that are `step.fed` are those of the step before. Raises whatever the device's library raises when a
+        kernel fails, memory ends or the device is gone.
+        """
+
+    def launch(self, step: StepInputs, now_ns: Callable[[], int]) -> tuple[int, Launched]:
+        """Have the device compute a batch after those launched before, without waiting for it.
+
+        Returns when the batch was ready for the device, and the step on its way, both by the clock `now_ns`.
         """

@@ -1,6 +1,6 @@
 """What the device needs to run a planned batch: token ids, positions, cache slots and block tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,17 @@ class Chunk(NamedTuple):
     blocks: I64  # [blocks] its block table, as far as these tokens reach
 
 
+class Fed(NamedTuple):
+    """The f tokens that the step before, still under way, samples: known on the device alone, placeholders here."""
+
+    rows: I64  # [f] where they stand in the step
+    samples: I64  # [f] which of the tokens that the step before samples
+
+
+_NONE = np.zeros(0, dtype=np.int64)
+NOTHING_FED = Fed(_NONE, _NONE)
+
+
 class StepInputs(NamedTuple):
     """A batch of t tokens, request after request."""
 
@@ -43,6 +54,7 @@ class StepInputs(NamedTuple):
     decodes: Decodes
     chunks: tuple[Chunk, ...]
     sampled: I64  # rows, of [t], whose output becomes a token or checks a draft
+    fed: Fed = NOTHING_FED
 
 
 def planned_spans(replica: Replica, row: int) -> list[Span]:
@@ -50,14 +62,18 @@ def planned_spans(replica: Replica, row: int) -> list[Span]:
     return [Span(*entry) for entry in replica.entries[row, : int(replica.batches["length"][row])].tolist()]
 
 
-def step_inputs(replica: Replica, spans: Sequence[Span], known: Sequence[I64]) -> StepInputs:
+def step_inputs(
+    replica: Replica, spans: Sequence[Span], known: Sequence[I64], under_way: Mapping[int, int] | None = None
+) -> StepInputs:
     """The inputs of a batch of at least one span; `known[request]` holds its tokens, prompt, outputs and drafts.
 
-    Every request must hold the blocks that its tokens reach.
+    Every request must hold the blocks that its tokens reach. `under_way` says of each request that samples in the step
+    before, whose tokens are not known yet, which sample is its own.
     """
     size = replica.limits.block_size
     tokens, positions, slots, chunks = [], [], [], []
     sampled: list[int] = []
+    fed: list[tuple[int, int]] = []
     decodes: list[tuple[int, I64, int]] = []
     first = 0
     for request, new, before, samples in spans:
@@ -72,6 +88,8 @@ def step_inputs(replica: Replica, spans: Sequence[Span], known: Sequence[I64]) -
         else:
             chunks.append(Chunk(first, new, before, blocks))
         first += new
+        if under_way is not None and before + new > replica.progress["known"][request]:
+            fed.append((first - 1, under_way[request]))
         sampled.extend(range(first - samples, first))
     return StepInputs(
         tokens=np.concatenate(tokens),
@@ -80,6 +98,7 @@ def step_inputs(replica: Replica, spans: Sequence[Span], known: Sequence[I64]) -
         decodes=_padded(decodes),
         chunks=tuple(chunks),
         sampled=np.array(sampled, dtype=np.int64),
+        fed=Fed(*np.array(fed, dtype=np.int64).reshape(-1, 2).T) if fed else NOTHING_FED,
     )
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from simkit.engine.state import I32, I64
 from simkit.kernels.step_batch import StepBatch
-from simkit.testbed.inputs import StepInputs
+from simkit.testbed.inputs import Fed, StepInputs
 from simkit.testbed.torch_import import torch
 
 # Triton compiles a kernel anew for a pointer or a stride that is not a multiple of 16 where it was before
@@ -30,6 +30,7 @@ class HostBatch(NamedTuple):
     max_query_tokens: int
     max_decode_context_tokens: int
     max_context_tokens: int
+    fed: Fed  # tokens of the step before, by their places here
 
 
 def host_batch(step: StepInputs) -> HostBatch:
@@ -58,6 +59,7 @@ def host_batch(step: StepInputs) -> HostBatch:
         max_query_tokens=max((c.tokens for c in chunks), default=0),
         max_decode_context_tokens=int(contexts[:decodes].max(initial=0)),
         max_context_tokens=int(contexts.max(initial=0)),
+        fed=Fed(place[step.fed.rows], step.fed.samples),
     )
 
 
@@ -84,11 +86,12 @@ def padded_decodes(step: StepInputs, size: int, pages: int, longest: int) -> Hos
         max_query_tokens=0,
         max_decode_context_tokens=longest,
         max_context_tokens=longest,
+        fed=batch.fed,
     )
 
 
 def packed(batch: HostBatch) -> torch.Tensor:
-    """All arrays behind each other as bytes, each aligned, so that one copy brings them over."""
+    """The arrays of a step behind each other as bytes, each aligned, so that one copy brings them over."""
     parts = [np.ascontiguousarray(array).view(np.uint8).ravel() for array in batch[:7]]
     return torch.from_numpy(np.concatenate([np.pad(part, (0, -len(part) % ALIGNED_BYTES)) for part in parts]))
 

@@ -1,6 +1,7 @@
 """The executor of our own kernels: the decoder of `simkit.kernels.random_decoder`, decodes replayed as CUDA graphs.
 
-A step of decodes alone is padded to the next capture size and replayed; any other runs kernel by kernel. Without a
+A step of decodes alone is padded to the next capture size and replayed; any other runs kernel by kernel. All goes to
+one stream, so a step that is launched follows the one before it and finds there the tokens that it is fed. Without a
 CUDA device the same code runs in Triton's interpreter, padding included and graphs left out, for tests of tiny sizes.
 """
 
@@ -20,11 +21,28 @@ from simkit.kernels.random_decoder import RandomDecoder, new_cache, random_decod
 from simkit.kernels.step_batch import StepBatch
 from simkit.models.architecture import Architecture, GroupedAttention
 from simkit.models.captures import default_capture_sizes
-from simkit.testbed.executor import Identity
+from simkit.testbed.device_thread import DeviceThread
+from simkit.testbed.executor import Identity, Launched
 from simkit.testbed.inputs import Decodes, StepInputs
 from simkit.testbed.kernel_batch import PAGES_STEP, HostBatch, capture_for, host_batch, packed, padded_decodes, unpacked
 from simkit.testbed.torch_executor import first_line
 from simkit.testbed.torch_import import torch
+
+
+class Sampled(NamedTuple):
+    """The tokens that a step gives, on the device."""
+
+    tokens: torch.Tensor  # i64[rows or more]
+    rows: I64  # [rows that sample] where each one's token is
+
+
+class _Ready(NamedTuple):
+    """A batch as the device is sent it."""
+
+    size: int | None  # of the capture; None: kernel by kernel
+    batch: HostBatch
+    data: torch.Tensor  # u8, packed, where the device can read it
+    rows: I64  # as of `Sampled`
 
 
 class Capture(NamedTuple):
@@ -44,6 +62,8 @@ class KernelExecutor:
     limits: Limits
     capture_sizes: tuple[int, ...]
     captures: dict[int, Capture] = field(default_factory=dict)
+    thread: DeviceThread = field(default_factory=DeviceThread)
+    latest: Sampled | None = None  # of the step computed, or launched, last
 
     @property
     def num_blocks(self) -> int:
@@ -78,21 +98,74 @@ class KernelExecutor:
 
     def run(self, step: StepInputs) -> I64:
         """Compute a batch; the greedy tokens of the rows that sample."""
+        sampled = self._enqueue(self._packed(step))
+        tokens: I64 = sampled.tokens.cpu().numpy()[sampled.rows]
+        return tokens
+
+    def launch(self, step: StepInputs, now_ns: Callable[[], int]) -> tuple[int, Launched]:
+        """Put a batch behind those launched before; another thread waits for it, so that its end is seen at once."""
+        ready = self._packed(step)
+        ready_ns = now_ns()
+        sampled = self._enqueue(ready)
+        if not self._on_cuda:
+            tokens: I64 = sampled.tokens.numpy()[sampled.rows]
+            return ready_ns, self.thread.submit(lambda: tokens, now_ns)
+        # behind the step in its stream: the next one may overwrite a capture's tokens, but not before this copy
+        there = torch.empty(sampled.tokens.shape, dtype=torch.int64, pin_memory=True)
+        there.copy_(sampled.tokens, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+
+        def wait() -> I64:
+            done.synchronize()
+            arrived: I64 = there.numpy()[sampled.rows]
+            return arrived
+
+        return ready_ns, self.thread.submit(wait, now_ns)
+
+    @property
+    def _on_cuda(self) -> bool:
+        return bool(self.decoder.embedding.device.type == "cuda")
+
+    def _packed(self, step: StepInputs) -> _Ready:
+        """What the device is to be sent for a batch."""
         size = None if step.chunks else capture_for(self.capture_sizes, len(step.decodes.rows))
-        if size is None:
-            batch = host_batch(step)
-            data = packed(batch).to(self.decoder.embedding.device)
-            tokens: I64 = self._greedy(unpacked(batch, data)).cpu().numpy()
-            return tokens
-        capture = self.captures[size]
-        capture.inputs.copy_(packed(self._padded(step, size)))
-        capture.replay()
-        replayed: I64 = capture.tokens.cpu().numpy()[step.sampled]
-        return replayed
+        batch = host_batch(step) if size is None else self._padded(step, size)
+        rows = np.arange(len(step.sampled), dtype=np.int64) if size is None else step.sampled
+        return _Ready(size, batch, self._pinned(packed(batch)), rows)
+
+    def _enqueue(self, ready: _Ready) -> Sampled:
+        """Have the device compute a batch, without waiting for it."""
+        if ready.size is None:
+            data = ready.data.to(self.decoder.embedding.device, non_blocking=True)
+            inputs = unpacked(ready.batch, data)
+            self._feed(ready.batch, inputs.tokens)
+            tokens = self._greedy(inputs)
+        else:
+            capture = self.captures[ready.size]
+            capture.inputs.copy_(ready.data, non_blocking=True)
+            self._feed(ready.batch, unpacked(ready.batch, capture.inputs).tokens)
+            capture.replay()
+            tokens = capture.tokens
+        self.latest = Sampled(tokens, ready.rows)
+        return self.latest
+
+    def _feed(self, batch: HostBatch, tokens: torch.Tensor) -> None:
+        """Put the tokens of the step before where this one has placeholders."""
+        if not len(batch.fed.rows):
+            return
+        assert self.latest is not None
+        places = torch.from_numpy(np.stack([batch.fed.rows, self.latest.rows[batch.fed.samples]]))
+        here, there = self._pinned(places).to(tokens.device, non_blocking=True)
+        tokens[here] = self.latest.tokens[there]
+
+    def _pinned(self, data: torch.Tensor) -> torch.Tensor:
+        """In memory that the device reads by itself: a copy from any other would wait for all that is under way."""
+        return data.pin_memory() if self._on_cuda else data
 
     def capture_all(self) -> None:
         """Capture every size, the largest first, whose memory the smaller ones then share."""
-        pool = torch.cuda.graph_pool_handle() if self.decoder.embedding.device.type == "cuda" else None
+        pool = torch.cuda.graph_pool_handle() if self._on_cuda else None
         for size in reversed(self.capture_sizes):
             self.captures[size] = self._capture(size, pool)
 

@@ -81,6 +81,12 @@ def fit_knotted(paths: Sequence[Path]) -> KnottedStep:
     return KnottedStep(knots, np.cumsum(rising), *(float(each) for each in rest), *(float(each) for each in host_fit))
 
 
+def factors_of(model: KnottedStep, paths: Sequence[Path]) -> tuple[F64, ...]:
+    """Of each log, f64[steps] how many times as long as the model says its steps took; InputError for a bad log."""
+    each = [knotted_features(read_step_log(path)) for path in paths]
+    return tuple(features[:, 5] / model.device_s(features) for features in each)
+
+
 def knotted_tables(
     model: KnottedStep, max_num_batched_tokens: int, max_num_seqs: int, max_model_len: int, kv_tokens: int
 ) -> StepTables:
@@ -123,7 +129,7 @@ def knotted_features(log: StepLog) -> F64:
         total(np.where(decode, before + new, 0.0)),
         total((~decode).astype(np.float64)),
         total(np.where(decode, 0.0, new * before + new * (new + 1.0) / 2.0)),
-        log.update_start_s - log.schedule_end_s,
+        log.device_s,
     ]
     every = np.column_stack(columns)
     kept: F64 = every[(every[:, 0] > 0) & (every[:, 5] > 0)]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from simkit.errors import InputError
 from simkit.metrics.result import Status
-from simkit.testbed.serving import MeasuredRun, MeasuredStep
+from simkit.testbed.measured import MeasuredRun, MeasuredStep
 
 FORMAT = "simkit-measured-run-1"
 
@@ -41,11 +41,12 @@ def lines(run: MeasuredRun) -> Iterator[dict[str, object]]:
 def _header(run: MeasuredRun) -> dict[str, object]:
     limits, identity = run.limits, run.identity
     caching = "on" if limits.prefix_caching else "off"
+    overlap = "on" if run.asynchronous else "off"
     draft = f", {limits.speculative_tokens} drafts" if limits.speculative_tokens else ""
     header: dict[str, object] = {
         "kind": "header",
         "format": FORMAT,
-        "engine": f"{identity.engine}, {run.discipline}, async scheduling off, prefix caching {caching}{draft}",
+        "engine": f"{identity.engine}, {run.discipline}, async scheduling {overlap}, prefix caching {caching}{draft}",
         "model": dict(identity.model),
         "device": identity.device,
         "versions": dict(identity.versions),
@@ -53,6 +54,7 @@ def _header(run: MeasuredRun) -> dict[str, object]:
         "num_gpu_blocks": run.num_blocks,
         "max_num_batched_tokens": limits.max_num_batched_tokens,
         "max_num_seqs": limits.max_running,
+        "async_scheduling": run.asynchronous,
         "time_unit": "s from the start of the run",
     }
     if run.failure:

@@ -2,60 +2,38 @@
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from simkit.engine.discipline import engine
 from simkit.engine.replica import new_replica
 from simkit.engine.simulate import load, result_of, span_of
-from simkit.engine.state import ABORT, I64, NEXT_ARRIVAL, REQUEST, ROWS, UNFINISHED, Limits, Replica, records
-from simkit.engine.stepping import complete, submit
+from simkit.engine.state import (
+    ABORT,
+    FLUSH,
+    I64,
+    IN_FLIGHT,
+    NEXT_ARRIVAL,
+    REQUEST,
+    ROWS,
+    UNFINISHED,
+    Limits,
+    Replica,
+    records,
+)
+from simkit.engine.stepping import submit
 from simkit.errors import InputError
-from simkit.metrics.result import RunResult
 from simkit.testbed.drafting import Drafting
-from simkit.testbed.executor import Executor, Identity
+from simkit.testbed.executor import Executor
 from simkit.testbed.generation import Generation, token_buffers
-from simkit.testbed.inputs import planned_spans
+from simkit.testbed.measured import MeasuredRun
 from simkit.testbed.prompts import prompt_tokens
-from simkit.testbed.torch_executor import first_line
+from simkit.testbed.replay import booked
+from simkit.testbed.run_log import RunLog
+from simkit.testbed.turns import Plan, StepFailedError, Turns
 from simkit.testbed.wall_clock import Clock, WallClock
 from simkit.workloads.workload import Workload
-
-Plan = Callable[[Replica, int], int]
-
-
-@dataclass(frozen=True)
-class MeasuredStep:
-    """One step as it ran; times in ns from the start of the run."""
-
-    schedule_start_ns: int
-    schedule_end_ns: int  # the device's part begins: inputs, drafts, forward pass, sampling
-    update_start_ns: int  # tokens are known
-    update_end_ns: int  # and delivered
-    batch: tuple[tuple[int, int, int], ...]  # (row of the workload, tokens scheduled, tokens computed before)
-    waiting: int  # requests, after scheduling
-    free_blocks: int  # after scheduling
-
-
-@dataclass(frozen=True)
-class MeasuredRun:
-    """A workload served for real."""
-
-    workload: Workload
-    limits: Limits
-    num_blocks: int
-    discipline: str
-    identity: Identity
-    result: RunResult  # by the engine's own books, with measured durations
-    steps: tuple[MeasuredStep, ...]
-    outputs: tuple[I64, ...]  # [n] each request's generated token ids
-    token_ns: tuple[I64, ...]  # [n] when each of these was delivered
-    failure: str = ""  # what ended the run early; "" if nothing did
-
-
-class StepFailedError(Exception):
-    """The executor raised: out of memory, a device that is gone, a kernel that fails. The message names which."""
 
 
 def serve_measured(
@@ -78,8 +56,8 @@ def serve_measured(
     `failure` set.
 
     Raises:
-        InputError: asynchronous scheduling, which needs two steps in flight; blocks of another size than the
-            executor's; speculation without a draft, or the other way round; prompts of wrong lengths.
+        InputError: more than two steps in flight; blocks of another size than the executor's; speculation without a
+            draft, or the other way round, or with asynchronous scheduling; prompts of wrong lengths.
     """
     _check(limits, executor, drafting)
     limits = limits._replace(content_span=span_of(workload.prefixes, limits))
@@ -91,7 +69,7 @@ def serve_measured(
     replica = new_replica(limits, requests, content_ids, records(0, ABORT), executor.num_blocks)
     buffers = token_buffers([ids[row] for row in rows], requests["output"].tolist(), limits.speculative_tokens)
     work = Generation(executor, buffers, drafting)
-    log = _Log(rows)
+    log = RunLog(rows)
     failure = ""
     try:
         _warm_up(limits, work, engine(discipline).plan)
@@ -99,11 +77,13 @@ def serve_measured(
     except KeyboardInterrupt:
         failure = f"interrupted after step {len(log.steps)}"
     except StepFailedError as error:
-        failure = f"step {len(log.steps) + 1}: {error}"
+        failure = str(error)
     result = result_of(replica, workload, rows, not failure)
     outputs, token_ns = log.by_request(workload, buffers)
     facts = (workload, limits, executor.num_blocks, discipline, executor.identity)
-    return MeasuredRun(*facts, result, tuple(log.steps), outputs, token_ns, failure=failure)
+    notes = (tuple(log.steps), tuple(log.idle_plans_ns), outputs, token_ns)
+    run = MeasuredRun(*facts, result, *notes, failure=failure)
+    return replace(run, result=booked(run)) if run.asynchronous else run
 
 
 def _warm_up(limits: Limits, work: Generation, plan: Plan) -> None:
@@ -117,14 +97,14 @@ def _warm_up(limits: Limits, work: Generation, plan: Plan) -> None:
     drafting = None if work.drafting is None else Drafting(work.drafting.executor)
     nonsense = token_buffers([np.zeros(prompt, dtype=np.int64)], [3], limits.speculative_tokens)
     aside = Generation(work.executor, nonsense, drafting)
-    _loop(replica, aside, plan, _Log(np.zeros(1, dtype=np.int64)), WallClock, None)
+    _loop(replica, aside, plan, RunLog(np.zeros(1, dtype=np.int64)), WallClock, None)
 
 
 def _loop(
     replica: Replica,
     work: Generation,
     plan: Plan,
-    log: "_Log",
+    log: RunLog,
     start_clock: Callable[[], Clock],
     on_progress: Callable[[int], None] | None,
 ) -> None:
@@ -134,72 +114,30 @@ def _loop(
     gc.collect()
     gc.freeze()
     clock = start_clock()
+    turns = Turns(replica, work, plan, log, clock)
     try:
         while True:
-            if at[UNFINISHED] == 0:
+            if at[UNFINISHED] == 0 and at[IN_FLIGHT] == 0 and at[FLUSH] == 0:
                 if at[NEXT_ARRIVAL] == at[ROWS]:
                     return
                 clock.sleep_until(int(replica.requests["arrival_ns"][at[NEXT_ARRIVAL]]))
-            _turn(replica, work, plan, log, clock)
+            turns.turn()
             if on_progress is not None:
                 on_progress(int(at[NEXT_ARRIVAL] - at[UNFINISHED]))
     finally:
+        turns.drop()
         gc.unfreeze()
 
 
-def _turn(replica: Replica, work: Generation, plan: Plan, log: "_Log", clock: Clock) -> None:
-    """One step: schedule, run, commit."""
-    start = clock.now_ns()
-    row = plan(replica, start)
-    planned = clock.now_ns()
-    if replica.batches["length"][row] == 0:
-        complete(replica, row, 0, 0)
-        return
-    try:
-        sampled = work.compute(replica, row)
-    except Exception as error:  # torch, Triton and CUDA have no common ancestor for what may happen here
-        raise StepFailedError(f"{type(error).__name__}: {first_line(error)}") from error
-    done = clock.now_ns()
-    work.deliver(replica, row, sampled)
-    complete(replica, row, planned - start, done - planned)
-    log.add(replica, row, (start, planned, done, clock.now_ns()))
-
-
-class _Log:
-    """What happened, step by step."""
-
-    def __init__(self, rows: I64) -> None:
-        self.steps: list[MeasuredStep] = []
-        self._rows = rows.tolist()  # of the workload, by request
-        self._token_ns: list[list[int]] = [[] for _ in rows]
-
-    def add(self, replica: Replica, row: int, times_ns: tuple[int, int, int, int]) -> None:
-        """Note the batch in `row`, complete by now."""
-        batches = replica.batches
-        spans = planned_spans(replica, row)
-        batch = tuple((self._rows[span.request], span.tokens, span.before) for span in spans)
-        self.steps.append(MeasuredStep(*times_ns, batch, int(batches["waiting"][row]), int(batches["free"][row])))
-        for span in spans:
-            if span.samples:
-                times = self._token_ns[span.request]
-                outputs = int(replica.progress["known"][span.request] - replica.requests["prompt"][span.request])
-                times.extend([times_ns[3]] * (outputs - len(times)))
-
-    def by_request(self, workload: Workload, known: list[I64]) -> tuple[tuple[I64, ...], tuple[I64, ...]]:
-        """[n] generated ids and [n] their times, in the workload's order; nothing for requests not served."""
-        nothing = np.zeros(0, dtype=np.int64)
-        outputs, times = [nothing] * len(workload), [nothing] * len(workload)
-        for request, row in enumerate(self._rows):
-            prompt = int(workload.prompt_tokens[row])
-            times[row] = np.array(self._token_ns[request], dtype=np.int64)
-            outputs[row] = known[request][prompt : prompt + len(times[row])]
-        return tuple(outputs), tuple(times)
-
-
 def _check(limits: Limits, executor: Executor, drafting: Drafting | None) -> None:
-    if limits.pipeline_depth != 1:
+    if limits.stages > 1 or limits.pipeline_depth > 2:
         raise InputError(
-            "deployment.engine.async_scheduling=true: the testbed runs one step at a time; set it to false"
+            f"deployment.layout.pipeline={limits.stages}: the testbed runs on one device; set it to 1, or leave it out"
+        )
+    if limits.pipeline_depth == 2 and limits.speculative_tokens > 0:
+        raise InputError(
+            f"deployment.engine.speculative_tokens={limits.speculative_tokens}: not with asynchronous scheduling; "
+            "set async_scheduling: false"
         )
     if limits.swap_block_ns:
         raise InputError("deployment.engine.preemption_mode=swap: the testbed computes again; set it to recompute")

@@ -2,25 +2,30 @@
 
 import os
 import platform
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from simkit import __version__
 from simkit.engine.state import I64
 from simkit.errors import InputError
 from simkit.testbed.decoder import Decoder, run_step
-from simkit.testbed.executor import Identity
+from simkit.testbed.device_thread import DeviceThread
+from simkit.testbed.executor import Identity, Launched
 from simkit.testbed.inputs import StepInputs
 from simkit.testbed.paged_attention import KVCache, new_cache
 from simkit.testbed.torch_import import torch
 
 
-@dataclass(frozen=True)
+@dataclass
 class TorchExecutor:
     """An `Executor`: a decoder and its KV cache."""
 
     decoder: Decoder
     cache: KVCache
+    thread: DeviceThread = field(default_factory=DeviceThread)
+    sampled: torch.Tensor | None = None  # i64, what the latest step gave
 
     @property
     def num_blocks(self) -> int:
@@ -49,11 +54,22 @@ class TorchExecutor:
 
     def run(self, step: StepInputs) -> I64:
         """Compute a batch; the greedy tokens of the rows that sample."""
-        return run_step(self.decoder, self.cache, step)
+        self.sampled = run_step(self.decoder, self.cache, step, self.sampled)
+        tokens: I64 = self.sampled.cpu().numpy()
+        return tokens
+
+    def launch(self, step: StepInputs, now_ns: Callable[[], int]) -> tuple[int, Launched]:
+        """Compute a batch in the device's thread, after those before."""
+        return now_ns(), self.thread.submit(partial(self.run, step), now_ns)
 
 
-def torch_executor(decoder: Decoder, num_blocks: int, block_size: int) -> TorchExecutor:
-    """A decoder with an empty KV pool; InputError where the pool does not fit the device's memory."""
+def torch_executor(
+    decoder: Decoder, num_blocks: int, block_size: int, enter_thread: Callable[[], None] | None = None
+) -> TorchExecutor:
+    """A decoder with an empty KV pool; InputError where the pool does not fit the device's memory.
+
+    `enter_thread` is called in the thread that runs what is launched, before anything else.
+    """
     dtype = str(decoder.embedding.dtype).removeprefix("torch.")
     try:
         cache = new_cache(decoder.shape, num_blocks, block_size, dtype, str(decoder.embedding.device))
@@ -62,7 +78,7 @@ def torch_executor(decoder: Decoder, num_blocks: int, block_size: int) -> TorchE
             f"deployment.engine.num_gpu_blocks_override={num_blocks}: a KV cache of so many blocks of {block_size} "
             f"tokens does not fit ({first_line(error)}); choose fewer"
         ) from None
-    return TorchExecutor(decoder, cache)
+    return TorchExecutor(decoder, cache, DeviceThread(enter_thread))
 
 
 def first_line(error: BaseException) -> str:

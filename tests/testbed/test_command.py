@@ -120,6 +120,7 @@ def test_a_profile_or_earlier_logs_predict_too(
     assert by_profile.returncode == 0, by_profile.stderr
     assert json.loads(by_profile.stdout)["step_time"].startswith("calibrated on ")
     by_logs = simkit(written(), "--steps", out / "measured.jsonl.gz", "--json")
+    assert by_logs.returncode == 0, by_logs.stderr
     assert json.loads(by_logs.stdout)["step_time"].startswith("a fit of earlier logs")
     table = simkit(written(), "--no-calibrate", "--out", out / "other")
     assert table.returncode == 0
@@ -159,7 +160,18 @@ def test_ctrl_c_keeps_the_log(written: Callable[..., Path], tmp_path: Path) -> N
         (("--device", "cuda"), "no CUDA device"),
         (("--dtype", "float23"), "testbed.dtype='float23'"),
         (("--calibrate", "--steps", "x.jsonl"), "--steps and --calibrate: each says where step times come from"),
-        (("--set", "deployment.engine.async_scheduling=true"), "the testbed runs one step at a time"),
+        (("--set", "deployment.engine.async_scheduling=true", "--clock", "processor"), "testbed.clock=processor"),
+        (
+            (
+                "--set",
+                "deployment.engine.async_scheduling=true",
+                "--set",
+                "deployment.engine.speculative_tokens=2",
+                "--set",
+                "deployment.engine.acceptance=0.5",
+            ),
+            "deployment.engine.speculative_tokens=2: not with asynchronous scheduling",
+        ),
         (("--set", "deployment.layout.tensor=2"), "the testbed runs one device"),
         (("--set", "deployment.kv=fp8"), "deployment.kv: the testbed computes in testbed.dtype"),
         (("--profile", "nowhere.json"), "nowhere.json: cannot be read"),
@@ -183,8 +195,11 @@ def test_the_cpu_experiment_is_connected(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "steps of 2 logs planned alike" in done.stdout
+    assert "steps of 1 logs planned alike" in done.stdout
     numbers = json.loads((tmp_path / "numbers.json").read_text())
-    assert [row["name"] for row in numbers["rows"]] == [
-        f"{metric} {q}" for metric in ("E2E", "TTFT", "ITL") for q in ("p50", "p90")
-    ]
-    assert all(len(row["measured_s"]) == 2 and row["predicted_s"] > 0 for row in numbers["rows"])
+    for way, repeats in (("one step at a time", 2), ("asynchronous scheduling", 1)):
+        rows = numbers[way]["rows"]
+        assert [row["name"] for row in rows] == [
+            f"{metric} {q}" for metric in ("E2E", "TTFT", "ITL") for q in ("p50", "p90")
+        ]
+        assert all(len(row["measured_s"]) == repeats and row["predicted_s"] > 0 for row in rows)

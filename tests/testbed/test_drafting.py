@@ -14,8 +14,9 @@ from simkit.testbed.decoder import Decoder, random_decoder
 from simkit.testbed.drafting import Drafting
 from simkit.testbed.executor import Executor
 from simkit.testbed.inputs import StepInputs
+from simkit.testbed.measured import MeasuredRun
 from simkit.testbed.prompts import prompt_tokens
-from simkit.testbed.serving import MeasuredRun, serve_measured
+from simkit.testbed.serving import serve_measured
 from simkit.testbed.shape import DecoderShape
 from simkit.testbed.wall_clock import Clock
 from simkit.workloads.workload import Prefixes, Workload

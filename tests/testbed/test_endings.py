@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from simkit.errors import InputError
 from simkit.metrics.result import Status
 from simkit.testbed.bench import set_up
 from simkit.testbed.calibration import calibrate
-from simkit.testbed.executor import Executor
+from simkit.testbed.device_thread import DeviceThread
+from simkit.testbed.executor import Executor, Launched
 from simkit.testbed.inputs import StepInputs
 from simkit.testbed.measured_run import write_measured_run
 from simkit.testbed.replay import replay
@@ -48,6 +50,7 @@ class Failing:
         self.at_step, self.steps = 20, 0
         self.num_blocks, self.block_size = executor.num_blocks, executor.block_size
         self.vocab, self.identity = executor.vocab, executor.identity
+        self.thread = DeviceThread()
 
     def run(self, step: StepInputs) -> np.ndarray:
         """Compute, or fail."""
@@ -55,6 +58,12 @@ class Failing:
         if self.steps == self.at_step:
             raise self.error
         return self.inner.run(step)
+
+    def launch(self, step: StepInputs, now_ns: Callable[[], int]) -> tuple[int, Launched]:
+        """The same in a thread of its own; an interruption is the caller's, who waits."""
+        if isinstance(self.error, KeyboardInterrupt) and self.steps + 1 == self.at_step:
+            raise self.error
+        return now_ns(), self.thread.submit(partial(self.run, step), now_ns)
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +78,19 @@ def crowd() -> Workload:
     )
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("what", INJECTED)
 def test_a_step_that_fails_ends_the_run_and_keeps_the_log(
     what: str,
+    asynchronous: bool,
     crowd: Workload,
     executor: Callable[..., Executor],
     limits: Callable[..., Limits],
     tick_clock: type[Clock],
     tmp_path: Path,
 ) -> None:
-    run = serve_measured(crowd, Failing(executor(), INJECTED[what]), limits(), clock=tick_clock)
+    rules = limits(async_scheduling=asynchronous)
+    run = serve_measured(crowd, Failing(executor(), INJECTED[what]), rules, clock=tick_clock)
     said = str(INJECTED[what]).split("\n")[0] or "MemoryError"
     assert run.failure.startswith(f"step {20 - WARM_UP_STEPS}: {type(INJECTED[what]).__name__}: {said}")
     assert "\n" not in run.failure
@@ -99,6 +111,12 @@ def test_interrupting_keeps_the_log(
     run = serve_measured(crowd, Failing(executor(), KeyboardInterrupt()), limits(), clock=tick_clock)
     assert run.failure == f"interrupted after step {19 - WARM_UP_STEPS}"
     assert len(run.steps) == 19 - WARM_UP_STEPS
+    broken = Failing(executor(), KeyboardInterrupt())
+    run = serve_measured(crowd, broken, limits(async_scheduling=True), clock=tick_clock)
+    assert run.failure == f"interrupted after step {len(run.steps)}"
+    assert 10 <= len(run.steps) <= 19 - WARM_UP_STEPS
+    assert replay(run).identical == len(run.steps)
+    assert broken.steps < broken.at_step
 
 
 def test_failing_before_the_first_step_is_told_too(
@@ -135,5 +153,8 @@ def test_what_does_not_fit_is_said_before_anything_runs(monkeypatch: pytest.Monk
         set_up("llama-3.1-8b", EngineSettings(), TestbedSettings(device="cpu", layers=33))
     with pytest.raises(InputError, match="threads=4096"):
         set_up("llama-3.1-8b", EngineSettings(), TestbedSettings(device="cpu", layers=1, threads=4096))
+    both = EngineSettings(async_scheduling=True)
+    with pytest.raises(InputError, match="planning and of computing one after the other"):
+        set_up("llama-3.1-8b", both, TestbedSettings(device="cpu", layers=1, threads=1, clock="processor"))
     with pytest.raises(InputError, match="counts CPU time of one thread"):
         set_up("llama-3.1-8b", EngineSettings(), TestbedSettings(device="cpu", layers=1, clock="processor"))

@@ -51,8 +51,8 @@ def script() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+@pytest.fixture(scope="module", params=[False, True], ids=["one step at a time", "asynchronous"])
+def bench(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Bench:
     path = tmp_path_factory.mktemp("model") / "tiny.json"
     path.write_text(json.dumps(MODEL))
     engine = EngineSettings(
@@ -61,6 +61,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         max_model_len=256,
         num_gpu_blocks_override=200,
         enable_prefix_caching=False,
+        async_scheduling=request.param,
     )
     return set_up(str(path), engine, TestbedSettings(device="cpu"))
 
@@ -68,6 +69,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def test_the_plan_needs_no_gpu() -> None:
     done = subprocess.run([sys.executable, SCRIPT, "--plan"], capture_output=True, text=True, check=True, timeout=120)
     assert "llama-3.1-8b, bfloat16, all layers" in done.stdout
+    assert "asynchronous scheduling off" in done.stdout
 
 
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from simkit.engine.state import Limits
 from simkit.errors import InputError
 from simkit.models.architecture import Architecture
 from simkit.models.huggingface import architecture_from_config
-from simkit.testbed.inputs import Chunk, Decodes, StepInputs
+from simkit.testbed.inputs import NOTHING_FED, Chunk, Decodes, Fed, StepInputs
 from simkit.testbed.kernel_batch import capture_for, host_batch, packed, padded_decodes, unpacked
 from simkit.testbed.kernel_executor import KernelExecutor, kernel_executor
 from simkit.testbed.prompts import prompt_tokens
+from simkit.testbed.replay import replay
 from simkit.testbed.serving import serve_measured
 from simkit.testbed.wall_clock import Clock
 from simkit.workloads.transform import selected
@@ -45,8 +46,8 @@ def tiny() -> Architecture:
     return architecture_from_config(config, "tiny")
 
 
-def rules(tokens: int = 64) -> Limits:
-    settings = EngineSettings(async_scheduling=False, enable_prefix_caching=False)
+def rules(tokens: int = 64, asynchronous: bool = False) -> Limits:
+    settings = EngineSettings(async_scheduling=asynchronous, enable_prefix_caching=False)
     return settings.limits(BLOCKS, 64, tokens, 4)
 
 
@@ -81,6 +82,31 @@ def test_padded_chunked_and_alone_give_the_same_tokens(
     assert alone.outputs[0].tolist() == answers[0]
 
 
+def test_asynchronously_the_tokens_are_the_same(tiny: Architecture, few: Workload, tick_clock: type[Clock]) -> None:
+    """Steps follow one another padded after eager, eager after padded, and padded to another size."""
+    answers = serve_measured(few, executor(tiny, ()), rules(), clock=tick_clock).outputs
+    for sizes, tokens in (((2, 4), 64), ((2, 4), 8), ((), 8)):
+        run = serve_measured(few, executor(tiny, sizes, tokens), rules(tokens, True), clock=tick_clock)
+        assert run.failure == ""
+        assert [output.tolist() for output in run.outputs] == [output.tolist() for output in answers]
+        assert replay(run).identical == len(run.steps)
+
+
+def test_what_is_fed_is_what_the_step_before_sampled(tiny: Architecture, mixed: StepInputs) -> None:
+    ours = executor(tiny, (2, 4))
+    first = ours.launch(mixed, lambda: 0)[1].result().tokens
+    fed = Fed(np.array([1, 0]), np.array([2, 0]))
+    step = StepInputs(
+        tokens=np.array([0, 0]), positions=np.array([21, 3]), slots=np.array([53, 67]),
+        decodes=Decodes(np.array([0, 1]), np.array([[2, 3], [4, 0]]), np.array([22, 4])), chunks=(),
+        sampled=np.array([0, 1]), fed=fed,
+    )  # fmt: skip
+    told = ours.launch(step, lambda: 0)[1].result().tokens
+    known = step._replace(tokens=first[[0, 2]], fed=NOTHING_FED)
+    assert told.tolist() == ours.run(known).tolist()
+    assert told.tolist() != ours.run(step._replace(fed=NOTHING_FED)).tolist()
+
+
 @pytest.fixture
 def mixed() -> StepInputs:
     """A chunk, then two decodes, as the engine may order them."""
@@ -105,6 +131,8 @@ def test_decodes_stand_first_and_samples_keep_their_order(mixed: StepInputs) -> 
     assert not batch.page_table[:, 2:].any()
     assert batch.context_tokens.tolist() == [21, 3, 6]
     assert batch.tokens[batch.sampled].tolist() == [7, 8, 9]
+    fed = host_batch(mixed._replace(fed=Fed(np.array([4, 3]), np.array([0, 1])))).fed
+    assert [each.tolist() for each in fed] == [[1, 0], [0, 1]]
     assert (batch.decodes, batch.max_query_tokens, batch.max_decode_context_tokens) == (2, 3, 21)
 
 

@@ -20,8 +20,10 @@ from simkit.errors import InputError
 from simkit.metrics.result import WATERFALL, Status
 from simkit.testbed.decoder import Decoder, random_decoder
 from simkit.testbed.executor import Executor
+from simkit.testbed.measured import MeasuredRun
 from simkit.testbed.measured_run import write_measured_run
-from simkit.testbed.serving import MeasuredRun, serve_measured
+from simkit.testbed.replay import replay
+from simkit.testbed.serving import serve_measured
 from simkit.testbed.wall_clock import Clock
 from simkit.workloads.workload import Workload
 
@@ -42,10 +44,10 @@ def spread() -> Workload:
     )
 
 
-@pytest.fixture(scope="module")
-def run(spread: Workload, executor: MakeExecutor, limits: MakeLimits) -> MeasuredRun:
+@pytest.fixture(scope="module", params=[False, True], ids=["one step at a time", "asynchronous"])
+def run(spread: Workload, executor: MakeExecutor, limits: MakeLimits, request: pytest.FixtureRequest) -> MeasuredRun:
     """The twelve by this machine's clock."""
-    return serve_measured(spread, executor(40), limits(40, tokens=32, requests=4))
+    return serve_measured(spread, executor(40), limits(40, tokens=32, requests=4, async_scheduling=request.param))
 
 
 def logged(run: MeasuredRun, path: Path) -> list[dict[str, object]]:
@@ -60,12 +62,29 @@ def test_wall_time_is_booked_to_the_nanosecond(run: MeasuredRun) -> None:
     assert np.array_equal(requests.generated_tokens, run.workload.output_tokens)
     parts = sum(getattr(requests, part) for part in WATERFALL)
     assert np.array_equal(parts, requests.finish_ns - requests.arrival_ns)
-    # a step begins after the one before has ended, and nobody is scheduled before having come
+    # nobody is scheduled before having come; steps end in order; a step is planned after the end of the one before, or
+    # with asynchronous scheduling of the one before that
     for step, after in zip(run.steps, run.steps[1:], strict=False):
         assert step.schedule_start_ns <= step.schedule_end_ns < step.update_start_ns <= step.update_end_ns
-        assert step.update_end_ns <= after.schedule_start_ns
+        assert step.schedule_end_ns <= after.schedule_start_ns
+        assert step.update_start_ns < after.update_start_ns
         assert all(run.workload.arrival_us[row] * 1000 <= step.schedule_start_ns for row, _, _ in step.batch)
-    assert run.result.busy_ns == sum(step.update_start_ns - step.schedule_end_ns for step in run.steps)
+    behind = 2 if run.asynchronous else 1
+    for step, after in zip(run.steps, run.steps[behind:], strict=False):
+        assert step.update_end_ns <= after.schedule_start_ns
+    # the device is busy from when a step is ready, and the one before done, to when its tokens are known
+    busy, done = 0, 0
+    for step in run.steps:
+        busy += step.update_start_ns - max(step.schedule_end_ns, done)
+        done = step.update_start_ns
+    assert run.result.busy_ns == busy
+
+
+def test_steps_are_planned_while_another_runs_where_that_is_wanted(run: MeasuredRun) -> None:
+    pairs = list(zip(run.steps, run.steps[1:], strict=False))
+    overlapping = sum(after.schedule_start_ns < step.update_start_ns for step, after in pairs)
+    # all but the first of a busy time and those that nobody is left for
+    assert overlapping > 0.6 * len(pairs) if run.asynchronous else overlapping == 0
 
 
 def test_every_token_is_delivered_when_its_step_ended(run: MeasuredRun) -> None:
@@ -80,6 +99,12 @@ def test_log_replayed_through_the_engine_is_the_same_steps(run: MeasuredRun) -> 
     """The decisions hang on times alone: given the log's, the compiled engine plans the same batches."""
     requests, content = load(run.workload, np.arange(len(run.workload)), run.limits)
     again = new_replica(run.limits, requests, content, records(0, ABORT), run.num_blocks)
+    if run.asynchronous:
+        # the order of plans and ends is `replay`'s own there; what it says is held against the log's times
+        assert replay(run).identical == len(run.steps)
+        ends = {row: step.update_start_ns for step in run.steps for row, _, _ in step.batch}
+        assert run.result.requests.finish_ns.tolist() == [ends[row] for row in range(len(run.workload))]
+        return
     for step in run.steps:
         row = plan(again, step.schedule_start_ns)
         batch = again.entries[row, : int(again.batches["length"][row])].tolist()
@@ -103,7 +128,9 @@ def test_log_is_of_the_published_format(run: MeasuredRun, shared: Path, tmp_path
         fields = {frozenset(line) for line in ours if line["kind"] == kind}
         assert fields == {frozenset(line) for line in theirs if line["kind"] == kind}
     assert theirs[0].keys() - ours[0].keys() == {"load_average"}
-    assert read_step_log(tmp_path / "run.jsonl.gz").steps == len(run.steps)
+    log = read_step_log(tmp_path / "run.jsonl.gz")
+    assert (log.steps, log.header.async_scheduling) == (len(run.steps), run.asynchronous)
+    assert np.allclose(1e9 * log.device_s, run.device_ns(), atol=2.0)
     assert ours[0]["format"] == theirs[0]["format"]
     assert [line["kind"] for line in ours] == ["header"] + ["request"] * 12 + ["step"] * len(run.steps)
 
@@ -132,8 +159,11 @@ def test_too_long_a_request_is_rejected(
 def test_bad_input_is_one_clear_line(
     spread: Workload, decoder: Decoder, executor: MakeExecutor, limits: MakeLimits, run: MeasuredRun, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="async_scheduling=true"):
-        serve_measured(spread, executor(), limits(async_scheduling=True))
+    drafts = limits(speculative_tokens=2, acceptance=0.5)
+    with pytest.raises(InputError, match="speculative_tokens=2: not with asynchronous scheduling"):
+        serve_measured(spread, executor(), drafts._replace(pipeline_depth=2))
+    with pytest.raises(InputError, match="pipeline=2: the testbed runs on one device"):
+        serve_measured(spread, executor(), limits()._replace(stages=2, pipeline_depth=2))
     with pytest.raises(InputError, match="block_size=8"):
         serve_measured(spread, executor(), limits(block_size=8))
     with pytest.raises(InputError, match="a draft is missing"):

@@ -9,13 +9,16 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="the testbed runs torch; install the extra gpu, or its CPU build")
 
-from simkit.engine.state import Limits, Replica
+from simkit.engine.settings import EngineSettings
+from simkit.engine.state import Limits
 from simkit.testbed import generation
 from simkit.testbed.decoder import Decoder, random_decoder
 from simkit.testbed.executor import Executor
-from simkit.testbed.inputs import Span, StepInputs, step_inputs
+from simkit.testbed.inputs import NOTHING_FED, StepInputs, step_inputs
+from simkit.testbed.measured import MeasuredRun
 from simkit.testbed.prompts import prompt_tokens
-from simkit.testbed.serving import MeasuredRun, serve_measured
+from simkit.testbed.replay import replay
+from simkit.testbed.serving import serve_measured
 from simkit.testbed.wall_clock import Clock
 from simkit.workloads.transform import selected
 from simkit.workloads.workload import Prefixes, Workload
@@ -36,6 +39,17 @@ def workload_of(prompt: list[int], output: list[int], shared: list[int] | None =
         output_tokens=np.array(output, dtype=np.int32),
         prefixes=prefixes if shared else None,
     )
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["one step at a time", "asynchronous"])
+def limits(request: pytest.FixtureRequest) -> MakeLimits:
+    """`limits(num_blocks, **settings)` of conftest, with steps one after the other and with two under way."""
+
+    def make(num_blocks: int = 200, tokens: int = 256, requests: int = 8, **settings: object) -> Limits:
+        fixed = {"block_size": 4, "async_scheduling": request.param, "enable_prefix_caching": False}
+        return EngineSettings.model_validate(fixed | settings).limits(num_blocks, 64, tokens, requests)
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +77,7 @@ def served(executor: Callable[..., Executor], tick_clock: type[Clock]) -> Serve:
         )
         assert not run.failure
         assert run.result.blocks_free_at_end == run.result.blocks
+        assert replay(run).identical == len(run.steps)
         return run
 
     return serve
@@ -184,11 +199,34 @@ def test_off_by_one_is_caught(
     monkeypatch: pytest.MonkeyPatch,
     mistake: Callable[[StepInputs], StepInputs],
 ) -> None:
-    def wrong(replica: Replica, spans: list[Span], known: list[np.ndarray]) -> StepInputs:
-        return mistake(step_inputs(replica, spans, known))
+    def wrong(*arguments: object) -> StepInputs:
+        return mistake(step_inputs(*arguments))
 
     monkeypatch.setattr(generation, "step_inputs", wrong)
     assert tokens(served(few, limits(tokens=13))) != expected
+
+
+def another_requests_token(step: StepInputs) -> StepInputs:
+    return step._replace(fed=step.fed._replace(samples=np.roll(step.fed.samples, 1)))
+
+
+def the_placeholder_itself(step: StepInputs) -> StepInputs:
+    return step._replace(fed=NOTHING_FED)
+
+
+@pytest.mark.parametrize("mistake", [another_requests_token, the_placeholder_itself])
+def test_a_token_fed_wrongly_is_caught(
+    few: Workload,
+    expected: list[list[int]],
+    limits: MakeLimits,
+    served: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    mistake: Callable[[StepInputs], StepInputs],
+) -> None:
+    """Only where two steps are under way is anything fed."""
+    rules = limits()
+    monkeypatch.setattr(generation, "step_inputs", lambda *given: mistake(step_inputs(*given)))
+    assert (tokens(served(few, rules)) == expected) == (rules.pipeline_depth == 1)
 
 
 def test_shared_content_is_the_same_tokens(few: Workload) -> None:

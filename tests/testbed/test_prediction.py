@@ -1,6 +1,8 @@
 """Where a step takes exactly what the tables say, prediction and measurement are the same run."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,10 +15,12 @@ from simkit.metrics.comparison import DECODE, MIXED, PREFILL, StepTimes, compare
 from simkit.models.steptables import constant_tables, scaled
 from simkit.report.side_by_side import comparison_page, comparison_tables
 from simkit.testbed.drafting import Drafting
-from simkit.testbed.executor import Identity
+from simkit.testbed.executor import Finished, Identity
 from simkit.testbed.inputs import StepInputs
-from simkit.testbed.replay import predicted, replay
-from simkit.testbed.serving import MeasuredRun, serve_measured
+from simkit.testbed.measured import MeasuredRun, MeasuredStep
+from simkit.testbed.replay import predicted, replay, step_times
+from simkit.testbed.serving import serve_measured
+from simkit.testbed.spread import drawn_factors, predicted_with_spread
 from simkit.workloads.workload import Workload
 
 STEP_NS, TOKEN_NS, ROW_NS = 1_000_000, 7_000, 900
@@ -30,6 +34,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.time_ns = 0
+        self.free_ns = 0  # when it is done with what was launched
 
     def now_ns(self) -> int:
         return self.time_ns
@@ -38,12 +43,35 @@ class Machine:
         self.time_ns = max(self.time_ns, time_ns)
 
     def start(self) -> "Machine":
-        self.time_ns = 0
+        self.time_ns = self.free_ns = 0
         return self
 
     def run(self, step: StepInputs) -> I64:
-        self.time_ns += STEP_NS + TOKEN_NS * len(step.tokens) + ROW_NS * len(step.sampled)
+        self.time_ns += step_ns(step)
         return np.zeros(len(step.sampled), dtype=np.int64)
+
+    def launch(self, step: StepInputs, now_ns: Callable[[], int]) -> tuple[int, "Coming"]:
+        ready = now_ns()
+        self.free_ns = max(self.free_ns, ready) + step_ns(step)
+        return ready, Coming(self, Finished(np.zeros(len(step.sampled), dtype=np.int64), self.free_ns))
+
+
+class Coming(NamedTuple):
+    """A step that the machine is done with at a time known beforehand."""
+
+    machine: Machine
+    finished: Finished
+
+    def result(self) -> Finished:
+        self.machine.sleep_until(self.finished.at_ns)
+        return self.finished
+
+    def cancel(self) -> bool:
+        return False
+
+
+def step_ns(step: StepInputs) -> int:
+    return STEP_NS + TOKEN_NS * len(step.tokens) + ROW_NS * len(step.sampled)
 
 
 class Instant(Machine):
@@ -78,17 +106,29 @@ def served(workload: Workload, rules: Limits, **more: object) -> MeasuredRun:
     return serve_measured(workload, machine, rules, clock=machine.start, **more)
 
 
-@pytest.mark.parametrize("drafts", [0, 3])
-@pytest.mark.parametrize("discipline", ["vllm-v1", "sarathi"])
-def test_both_clocks_give_the_same_run(busy: Workload, drafts: int, discipline: str) -> None:
-    if drafts and discipline != "vllm-v1":
-        pytest.skip("only vllm-v1 has drafts")
-    rules = limits(speculative_tokens=drafts, acceptance=0.6) if drafts else limits()
+@pytest.mark.parametrize(
+    ("discipline", "drafts", "asynchronous"),
+    [
+        ("vllm-v1", 0, False),
+        ("vllm-v1", 3, False),
+        ("vllm-v1", 0, True),
+        ("sarathi", 0, False),
+        ("sarathi", 0, True),
+        ("vllm-v0", 0, True),
+        ("sglang", 0, True),
+    ],
+)
+def test_both_clocks_give_the_same_run(busy: Workload, drafts: int, discipline: str, asynchronous: bool) -> None:
+    rules = limits(
+        async_scheduling=asynchronous, discipline=discipline,
+        **({"speculative_tokens": drafts, "acceptance": 0.6} if drafts else {}),
+    )  # fmt: skip
     drafting = Drafting(Instant()) if drafts else None
     run = served(busy, rules, drafting=drafting, discipline=discipline)
     told = predicted(run, TABLES)
     ours, theirs = run.result.requests, told.requests
     assert drafts or discipline != "vllm-v1" or ours.preemptions.sum() > 0
+    assert run.asynchronous == asynchronous == bool(run.idle_plans_ns)
     for name in ("first_token_ns", "finish_ns", "queue_ns", "prefill_ns", "preempted_ns", "generated_tokens"):
         assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
     # what of a mixed step its prompts took is not measured, so it is all booked as decode
@@ -98,6 +138,30 @@ def test_both_clocks_give_the_same_run(busy: Workload, drafts: int, discipline: 
     assert (again.identical, again.difference) == (len(run.steps), "")
     assert again.steps is not None
     assert np.array_equal(again.steps.device_ns, again.steps.expected_device_ns)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("discipline", ["vllm-v1", "sarathi"])
+def test_with_all_factors_one_the_spread_changes_nothing(busy: Workload, asynchronous: bool, discipline: str) -> None:
+    """Against the compiled loop, with host time too, hidden or not."""
+    run = served(busy, limits(async_scheduling=asynchronous, discipline=discipline), discipline=discipline)
+    tables = TABLES._replace(host_ns=np.where(np.arange(9) > 0, 300_000.0 + 40_000.0 * np.arange(9), 0.0))
+    spread, told = predicted_with_spread(run, tables, [np.ones(7)]), predicted(run, tables)
+    for name in ("first_token_ns", "finish_ns", "queue_ns", "preempted_ns", "generated_tokens", "host_ns"):
+        assert np.array_equal(getattr(spread.requests, name), getattr(told.requests, name)), name
+    assert (spread.steps, spread.busy_ns, spread.end_ns) == (told.steps, told.busy_ns, told.end_ns)
+    assert np.array_equal(spread.itl.count, told.itl.count)
+
+
+def test_factors_stretch_steps_in_the_order_of_their_log(busy: Workload) -> None:
+    run = served(busy, limits())
+    one_in_four = [np.array([1.0, 1.0, 1.0, 2.0])] * 3
+    told, spread = predicted(run, TABLES), predicted_with_spread(run, TABLES, one_in_four)
+    assert spread.busy_ns / spread.steps == pytest.approx(1.25 * told.busy_ns / told.steps, rel=0.02)
+    drawn = drawn_factors([np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])], seed=1)
+    first = [next(drawn) for _ in range(10)]
+    for part in (first[:5], first[5:]):
+        assert part in ([1.0, 2.0, 3.0, 4.0, 5.0], [3.0, 4.0, 5.0, 1.0, 2.0])
 
 
 def test_a_log_that_the_engine_would_not_have_written_is_found_out(busy: Workload) -> None:
@@ -141,6 +205,16 @@ def test_host_time_is_counted_only_where_the_engine_went_on() -> None:
     again = replay(served(apart, limits()), TABLES)
     assert again.steps is not None
     assert again.steps.host_ns.tolist() == [-1, 0, 0, -1, 0, 0]
+
+
+def test_host_time_of_overlapping_steps_is_from_tokens_to_the_next_plan(busy: Workload) -> None:
+    run = served(busy, limits(async_scheduling=True))
+    times = [(0, 2, 22, 23), (3, 4, 42, 44), (24, 26, 62, 63), (45, 47, 82, 83), (90, 91, 111, 112)]
+    steps = tuple(MeasuredStep(*times_ns, ((0, 1, 50 + i),), 0, 9) for i, times_ns in enumerate(times))
+    found = step_times(replace(run, steps=steps), 5, [(0, 0)] * 5)
+    # the first two are planned at once, the last after a pause
+    assert found.host_ns.tolist() == [-1, -1, 26 - 22, 47 - 42, -1]
+    assert found.device_ns.tolist() == [20, 20, 20, 20, 20]
 
 
 def test_the_page_holds_everything_and_escapes_what_it_is_told(busy: Workload) -> None:
