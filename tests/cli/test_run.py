@@ -4,11 +4,11 @@ import csv
 import gzip
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -104,13 +104,22 @@ def test_the_output_for_people_is_on_stderr(simkit, azure: Path, tmp_path: Path)
     assert (tmp_path / "simkit-result" / "report.html").exists()
 
 
-def test_an_interrupted_run_keeps_what_it_has_and_says_so(tmp_path: Path) -> None:
-    command = [
-        *(sys.executable, "-c", "from simkit.cli.main import entry; entry()", "run", *LLAMA),
-        *("--preset", "azure-conv-2023", "-n", "2000000", "--json", "--out", str(tmp_path / "out")),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
-    time.sleep(8)
+def test_an_interrupted_run_keeps_what_it_has_and_says_so(
+    simkit,
+    started: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,  # type: ignore[no-untyped-def]
+) -> None:
+    preset = (*LLAMA, "--preset", "azure-conv-2023", "--json")
+    begun = time.monotonic()
+    assert simkit("run", *preset, "-n", "300000").returncode == 0
+    process = started(
+        [
+            *(sys.executable, "-c", "from simkit.cli.main import entry; entry()"),
+            *("run", *preset, "-n", "2000000", "--out", tmp_path / "out"),
+        ]
+    )
+    # when all of the smaller run is over, the larger one is in the midst of its replay
+    time.sleep(time.monotonic() - begun)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr

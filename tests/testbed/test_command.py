@@ -1,7 +1,6 @@
 """`simkit testbed` end to end, as a user starts it, with a decoder that takes a millisecond a step."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -136,15 +135,16 @@ def test_drafts_are_served_in_both_clocks(simkit: Run, written: Callable[..., Pa
     assert tree["limits"]["speculative_tokens"] == 3
 
 
-def test_ctrl_c_keeps_the_log(written: Callable[..., Path], tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_log(
+    written: Callable[..., Path], started: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
     # two hours of arrivals
-    arguments = command(written(7200, 1.0), "--no-calibrate", "--out", tmp_path)
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline().startswith("serving 7,200 requests, which arrive over")
-        time.sleep(8.0)  # in which some of them have come
-        os.kill(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+    process = started(command(written(7200, 1.0), "--no-calibrate", "--out", tmp_path), cwd=ROOT)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("serving 7,200 requests, which arrive over")
+    time.sleep(8.0)  # in which some of them have come
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "interrupted after step" in errors
     log = read_step_log(tmp_path / "measured.jsonl.gz")
