@@ -3,7 +3,7 @@
 from simkit.compiled import inlined
 from simkit.engine.blocks import hold_cached, hold_new, release, take_slot
 from simkit.engine.ordering import more_urgent, serve_input, urgency
-from simkit.engine.prefix import block_key, cached_block, register_full_blocks
+from simkit.engine.prefix import block_key, cached_block, make_findable, register_full_blocks
 from simkit.engine.ring import asynchronous, ring_row
 from simkit.engine.state import (
     ADMITTED,
@@ -174,6 +174,7 @@ def preempt(r: Replica, row: int, victim: int) -> tuple[int, bool]:
     refund, in_batch = _remove_from_batch(r, row, victim)
     if r.limits.swap_block_ns > 0:
         r.at[COPIED_BLOCKS] += r.progress[victim].held
+    make_findable(r, victim)
     release(r.limits, r.pool, r.progress, victim)
     r.progress[victim].status = PREEMPTED
     r.progress[victim].preemptions += 1

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from simkit.engine.prefix import OFF_MAP
 from simkit.engine.state import DISTINCT_KEYS, FREE_BLOCKS, FREE_SLOTS, RUNNING, RUNNING_COUNT, Replica
 from simkit.engine.violation import (
     DOUBLE_FREE,
@@ -106,15 +107,18 @@ def content_key(r: Replica, request: int, index: int) -> tuple[int, int]:
 
 def check_cache(r: Replica, step: int) -> None:
     """The map finds, for every registered content, all blocks registered for it, and nothing else."""
-    keys = r.pool.blocks["key"]
+    keys = r.pool.blocks["key"].copy()
     places = r.pool.places
     used = np.flatnonzero(places["key"] != 0)
+    named = _check_off_the_map(r, step)
+    keys[r.pool.blocks["twin"] == OFF_MAP] = 0
     registered = set(keys[keys != 0].tolist())
     mapped = places["key"][used].tolist()
     if len(mapped) != len(set(mapped)) or set(mapped) != registered:
         raise Violation(PREFIX_MAP, step, None, f"{len(mapped)} contents in it, {len(registered)} registered by blocks")
-    if r.pool.counts[DISTINCT_KEYS] != len(registered):
-        raise Violation(PREFIX_MAP, step, None, f"counts {r.pool.counts[DISTINCT_KEYS]} contents of {len(registered)}")
+    if r.pool.counts[DISTINCT_KEYS] != len(registered) + named:
+        counted = r.pool.counts[DISTINCT_KEYS]
+        raise Violation(PREFIX_MAP, step, None, f"counts {counted} contents of {len(registered) + named}")
     blocks_of: dict[int, list[int]] = {}
     for block, key in enumerate(keys.tolist()):
         blocks_of.setdefault(key, []).append(block)
@@ -128,6 +132,31 @@ def check_cache(r: Replica, step: int) -> None:
             raise Violation(PREFIX_MAP, step, None, f"finds blocks {chain[:5]} for content that is in {blocks_of[key]}")
     _check_searches(r, step)
     _check_registered(r, step)
+
+
+def _check_off_the_map(r: Replica, step: int) -> int:
+    """Blocks off the map hold content of one request's own that nobody can ask for again; returns how many they are."""
+    keys = r.pool.blocks["key"]
+    named = keys[(r.pool.blocks["twin"] == OFF_MAP) & (keys != 0)].tolist()
+    if len(set(named)) != len(named) or set(named) & set(keys[r.pool.blocks["twin"] != OFF_MAP].tolist()):
+        raise Violation(PREFIX_MAP, step, None, "content that is kept off the map is in two blocks")
+    own = {key: (request, index) for request, index, key in _own_keys(r) if r.progress["findable"][request]}
+    asked = own.keys() & set(named)
+    if asked:
+        request, index = own[min(asked)]
+        raise Violation(PREFIX_MAP, step, request, f"its block {index} is kept off the map though it may ask for it")
+    return len(named)
+
+
+def _own_keys(r: Replica) -> list[tuple[int, int, int]]:
+    """(request, position, key) of registered blocks that running requests hold with content of their own."""
+    found = []
+    for request in _running(r):
+        progress = r.progress[request]
+        for index in range(int(r.requests["content_blocks"][request]), int(progress["hashed"])):
+            block = int(r.pool.table[progress["slot"], index])
+            found.append((request, index, int(r.pool.blocks["key"][block])))
+    return found
 
 
 def _check_searches(r: Replica, step: int) -> None:

@@ -38,9 +38,13 @@ def commit(r: Replica, row: int) -> None:
         progress = r.progress[request]
         status = progress.status
         # over since it was scheduled: by EOS in the step before, or cancelled; the token is wasted
-        if r.entries[row, k].samples == 0 or status in (FINISHED, ABORTED):
+        samples = r.entries[row, k].samples
+        if samples == 0 or status in (FINISHED, ABORTED):
             continue
-        over = _deliver_all(r, now, request, _accepted(r, request, int(r.entries[row, k].samples) - 1) + 1)
+        if samples == 1:
+            over = _deliver_next(r, now, request)
+        else:
+            over = _deliver_all(r, now, request, _accepted(r, request, int(samples) - 1) + 1)
         if status == RUNNING and asynchronous(r):
             progress.placeholders -= 1
             if limits.prefix_caching:
@@ -56,8 +60,6 @@ def commit(r: Replica, row: int) -> None:
 @inlined
 def _accepted(r: Replica, request: int, drafted: int) -> int:
     """How many of the drafts that were checked are accepted; what was computed for the others is void."""
-    if drafted == 0:
-        return 0
     accepted = accepted_drafts(r.limits, int(request), int(r.progress[request].known), drafted)
     r.progress[request].computed -= drafted - accepted
     return accepted
@@ -66,16 +68,23 @@ def _accepted(r: Replica, request: int, drafted: int) -> int:
 @inlined
 def _deliver_all(r: Replica, now: int, request: int, tokens: int) -> bool:
     """Deliver a step's tokens of a request, up to its last; whether that was among them."""
+    over = False
+    while tokens > 0 and not over:
+        over = _deliver_next(r, now, request)
+        tokens -= 1
+    return over
+
+
+@inlined
+def _deliver_next(r: Replica, now: int, request: int) -> bool:
+    """Deliver a request's next token; whether it was its last."""
     progress = r.progress[request]
-    for _ in range(tokens):
-        progress.known += 1
-        outputs = progress.known - r.requests[request].prompt
-        _deliver(r, now, request, outputs == 1)
-        if r.limits.ordering == FAIR:
-            serve_output(r, request)
-        if outputs >= r.requests[request].output or progress.known >= r.limits.max_model_len:
-            return True
-    return False
+    progress.known += 1
+    outputs = progress.known - r.requests[request].prompt
+    _deliver(r, now, request, outputs == 1)
+    if r.limits.ordering == FAIR:
+        serve_output(r, request)
+    return bool(outputs >= r.requests[request].output or progress.known >= r.limits.max_model_len)
 
 
 @inlined

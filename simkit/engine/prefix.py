@@ -3,7 +3,7 @@
 Only whole blocks are reusable. A block's content is named by a key that stands for every token from the request's
 first to the block's last, so equal keys mean equal KV. Keys come from the workload's prefix-chained ids; blocks past
 those are named by their request and position: nobody else can share them, but the request itself finds them again
-after a preemption.
+after a preemption. Until there is one nobody looks for them, and they stay off the map, which takes most of the time.
 """
 
 from simkit.compiled import inlined
@@ -11,6 +11,7 @@ from simkit.engine.state import DISTINCT_KEYS, Pool, Replica
 
 _POSITION_BITS = 24  # blocks a request can name by itself: 16.7 million
 _SPREAD = 2654435761  # Knuth's multiplicative hashing, 2^32 / golden ratio
+OFF_MAP = -1  # the twin of a block that is named but not in the map
 
 
 @inlined
@@ -57,8 +58,35 @@ def register(pool: Pool, block: int, key: int) -> None:
 
 
 @inlined
+def name_own(pool: Pool, block: int, key: int) -> None:
+    """Name a block whose content nobody will look for: it counts as reusable, and is off the map."""
+    pool.blocks[block].key = key
+    pool.blocks[block].twin = OFF_MAP
+    pool.counts[DISTINCT_KEYS] += 1
+
+
+@inlined
+def make_findable(r: Replica, request: int) -> None:
+    """Put what a request has filled with its own content on the map, because it is to come back for it."""
+    progress = r.progress[request]
+    if progress.findable == 1:
+        return
+    progress.findable = 1
+    for index in range(progress.hashed):
+        block = r.pool.table[progress.slot, index]
+        if r.pool.blocks[block].twin == OFF_MAP:
+            r.pool.counts[DISTINCT_KEYS] -= 1
+            register(r.pool, block, r.pool.blocks[block].key)
+
+
+@inlined
 def unregister(pool: Pool, block: int) -> None:
     """Forget what a block holds, because it is about to hold something else."""
+    if pool.blocks[block].twin == OFF_MAP:
+        pool.blocks[block].key = 0
+        pool.blocks[block].twin = 0
+        pool.counts[DISTINCT_KEYS] -= 1
+        return
     i = find(pool, pool.blocks[block].key)
     pool.blocks[block].key = 0
     if pool.places[i].block != block:
@@ -108,6 +136,8 @@ def longest_hit(r: Replica, request: int) -> tuple[int, int]:
     hits = 0
     idle = 0
     for index in range((progress[request].known - 1) // r.limits.block_size):
+        if index >= r.requests[request].content_blocks and progress[request].findable == 0:
+            break
         block = cached_block(r.pool, block_key(r, request, index))
         if block == 0:
             break
@@ -124,6 +154,10 @@ def register_full_blocks(r: Replica, request: int, tokens: int) -> None:
     index = int(r.progress[request].hashed)
     # runs once a token: multiplied, because a division takes as long as the rest of the turn
     while (index + 1) * size <= tokens:
-        register(r.pool, r.pool.table[r.progress[request].slot, index], block_key(r, request, index))
+        block = r.pool.table[r.progress[request].slot, index]
+        if index >= r.requests[request].content_blocks and r.progress[request].findable == 0:
+            name_own(r.pool, block, block_key(r, request, index))
+        else:
+            register(r.pool, block, block_key(r, request, index))
         index += 1
     r.progress[request].hashed = index

@@ -98,6 +98,7 @@ PROGRESS = np.dtype(
         ("preemptions", np.int32),
         ("hit", np.int32),  # prompt tokens found in the prefix cache at first admission
         ("status", np.int8),
+        ("findable", np.int8),  # 1: blocks with content of its own are in the map of content; 0: they are kept off it
     ],
     align=True,
 )
@@ -132,7 +133,7 @@ BLOCK = np.dtype(
         ("references", np.int32),
         ("after", np.int32),  # its neighbours in the free queue
         ("before", np.int32),
-        ("twin", np.int32),  # the next block registered for the same content; 0: none
+        ("twin", np.int32),  # the next block registered for the same content; 0: none; OFF_MAP: no search finds it
     ],
     align=True,
 )

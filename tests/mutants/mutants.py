@@ -90,14 +90,21 @@ BLOCKS: list[Mutant] = [
     ("prefix.py", "    pool.blocks[last].twin = block\n", ""),
     ("prefix.py", "        pool.places[i].block = pool.blocks[block].twin\n", "        pass\n"),
     ("prefix.py", "        _close_gap(pool, i)\n", "        pool.places[i].key = 0\n"),
-    ("prefix.py", "        pool.counts[DISTINCT_KEYS] -= 1\n", ""),
+    ("prefix.py", "        _close_gap(pool, i)\n        pool.counts[DISTINCT_KEYS] -= 1\n", "        _close_gap(pool, i)\n"),
+    ("prefix.py", "        pool.blocks[block].twin = 0\n        pool.counts[DISTINCT_KEYS] -= 1\n", "        pool.blocks[block].twin = 0\n"),
+    ("prefix.py", "            r.pool.counts[DISTINCT_KEYS] -= 1\n", ""),
+    ("prefix.py", "            register(r.pool, block, r.pool.blocks[block].key)\n", ""),
+    ("prefix.py", "    progress.findable = 1\n", ""),
+    ("prefix.py", "index >= r.requests[request].content_blocks and r.progress[request].findable == 0:", "r.progress[request].findable == 0:"),
+    ("prefix.py", "index >= r.requests[request].content_blocks and progress[request].findable == 0:", "progress[request].findable == 0:"),
+    ("actions.py", "    make_findable(r, victim)\n", ""),
     ("prefix.py", "while (index + 1) * size <= tokens:", "while index * size < tokens:"),
     ("prefix.py", "return -((int(request) << _POSITION_BITS) + index + 1)", "return -(index + 1)"),
 ]  # fmt: skip
 
 AFTER: list[Mutant] = [
     ("commit.py", "            progress.placeholders -= 1\n", ""),
-    ("commit.py", "or progress.known >= r.limits.max_model_len:", "or progress.known > r.limits.max_model_len:"),
+    ("commit.py", "or progress.known >= r.limits.max_model_len)", "or progress.known > r.limits.max_model_len)"),
     ("commit.py", "    if left:\n        _drop_ended(r)\n", "    if left:\n        pass\n"),
     ("commit.py", "register_full_blocks(r, request, progress.computed - progress.placeholders)", "register_full_blocks(r, request, progress.known)"),
     ("commit.py", "    r.at[UNFINISHED] -= 1\n", "    r.at[UNFINISHED] -= status == FINISHED\n"),

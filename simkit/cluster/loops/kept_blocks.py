@@ -72,6 +72,7 @@ def land(r: Replica, row: int, first: int, blocks: I32) -> None:
     Where somebody else's block with the same content is there by now, that one is held instead: the request must find
     what is held for it, or it would need other blocks besides.
     """
+    r.progress[row].findable = 1
     for i in range(first, len(blocks)):
         key = block_key(r, row, i)
         other = cached_block(r.pool, key)
