@@ -14,8 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import median_filter
 
 from simkit.calibrate.aic_import import import_aic
+from simkit.calibrate.ceilings import ceilings
+from simkit.calibrate.gemm_model import gemm_work
 from simkit.calibrate.operator_errors import OperatorError, Predicted, errors, held_out_predictions
 from simkit.calibrate.operator_model import fit_operators
 from simkit.calibrate.operator_profile import OperatorProfile
@@ -26,6 +29,8 @@ PAGE = ROOT / "docs" / "calibrate_errors.md"
 BEGIN, END = "<!-- public data -->", "<!-- end of public data -->"
 ATTENTION = ("attention_decode", "attention_prefill", "mla_decode", "mla_prefill")
 TABLES = ("gemm", *ATTENTION, "moe", "collective", "elementwise")
+DENSE_TOKENS = 32  # nine gaps of ten this small or smaller show the jumps between neighbours
+LEVEL_SIZES = 15
 DTYPES = ("bf16", "fp8", "fp8_block", "int4", "mxfp4")
 HEAD = "| source | operator | held out | part | points | MAPE (90 % interval) | p50 | p90 | p95 | worst | bias |"
 
@@ -76,6 +81,24 @@ def noise_floor(profile: OperatorProfile) -> str | None:
     return f"{100 * float((small['median_ns'] / middle - 1.0).abs().mean()):.1f} %"
 
 
+def jumps(profile: OperatorProfile) -> str | None:
+    """What is left of densely timed bf16 GEMMs when each shape's own level, a running median over 15 sizes of time over
+    FLOPs and bytes, is known perfectly: jumps from one size to the next that belong to that shape alone.
+    """
+    gemm = profile.tables["gemm"]
+    grid = gemm[gemm["dtype"] == "bf16"].groupby(["n", "k", "tokens"])["median_ns"].min().unstack("tokens")
+    grid = grid.loc[:, grid.notna().all()]
+    tokens = grid.columns.to_numpy(np.float64)
+    if np.percentile(np.diff(tokens), 90) > DENSE_TOKENS:
+        return None
+    n, k = (grid.index.get_level_values(level).to_numpy(np.float64)[:, None] for level in ("n", "k"))
+    log_ns = np.log(grid.to_numpy(np.float64))
+    flops, moved = gemm_work(tokens[None, :], n, k, "bf16")
+    ratio = log_ns - np.log(ceilings(*np.broadcast_arrays(flops, moved), np.exp(log_ns)).line_ns(flops, moved))
+    level = median_filter(ratio, size=(1, LEVEL_SIZES), mode="nearest")
+    return f"{100 * float(np.abs(np.exp(level - ratio) - 1.0).mean()):.1f} %"
+
+
 def main() -> None:
     """Print the tables; with --write put them into the docs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -90,7 +113,9 @@ def main() -> None:
         points = sum(len(frame) for frame in profile.tables.values())
         floor = noise_floor(profile)
         scatter = f"; GEMMs of 1 to 17 tokens scatter by {floor} around their own median" if floor else ""
-        floors.append(f"- {source}: {points:,} points, fitted in {took:.2f} s{scatter}")
+        left = jumps(profile)
+        alone = f"; bf16 GEMMs jump by {left} from size to size around their own level" if left else ""
+        floors.append(f"- {source}: {points:,} points, fitted in {took:.2f} s{scatter}{alone}")
         found = [one for one in held_out_predictions(profile) if one.table in TABLES]
         promised += targets(source, found)
         for one in found:
