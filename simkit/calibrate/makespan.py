@@ -48,7 +48,7 @@ def skew(contexts: I64, kv_heads: int, multiprocessors: int, how: Raggedness) ->
         return 1.0
     even = np.full(len(contexts), contexts.mean())
     slots = multiprocessors * how.slots
-    return max(1.0, _end(contexts.astype(float), kv_heads, slots, how) / _end(even, kv_heads, slots, how))
+    return max(1.0, end_tiles(contexts.astype(float), kv_heads, slots, how) / end_tiles(even, kv_heads, slots, how))
 
 
 def fit_raggedness(batches: Sequence[I64], kv_heads: I64, factors: F64, multiprocessors: int) -> Raggedness:
@@ -65,8 +65,8 @@ def fit_raggedness(batches: Sequence[I64], kv_heads: I64, factors: F64, multipro
     return best
 
 
-def _end(contexts: F64, kv_heads: int, slots: int, how: Raggedness) -> float:
-    """When the last program ends, in tiles."""
+def end_tiles(contexts: F64, kv_heads: int, slots: int, how: Raggedness) -> float:
+    """When the last program of a batch of these lengths (f64[requests]) ends, in tiles; `slots` run at once."""
     costs = _programs(contexts, kv_heads, slots, how)
     if len(costs) <= slots:
         return _end_at_once(costs, slots, how.alone)

@@ -73,6 +73,8 @@ def _operators(spec: ReplicaSpec, profile: OperatorProfile) -> ReplicaSpec:
     if missing:
         note += f"; not measured: {', '.join(missing)}"
     tables = with_stages(tables, spec.architecture, deployment.layout)
+    if profile.header.origin.kind == "imported":  # of an engine's kernels, not of our own, which cut each context
+        tables = tables._replace(alone_ns=spec.tables.alone_ns)
     return replace(spec, tables=tables, provenance=profile.provenance, provenance_note=note, known=known)
 
 

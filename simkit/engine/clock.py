@@ -2,7 +2,7 @@
 
 from simkit.compiled import inlined
 from simkit.engine.state import Replica
-from simkit.models.steptables import StepTables, interpolate
+from simkit.models.steptables import StepTables, interpolate, uneven_ns
 
 
 @inlined
@@ -21,6 +21,7 @@ def device_ns(r: Replica, tables: StepTables, row: int) -> tuple[int, int]:
     decode_rows = 0
     drafted = 0
     context = 0
+    longest = 0
     window_context = 0
     prefill = 0.0
     for k in range(r.batches[row].length):
@@ -35,12 +36,14 @@ def device_ns(r: Replica, tables: StepTables, row: int) -> tuple[int, int]:
             decode_rows += samples
             drafted += 1 if samples > 1 else 0
             context += past + new
+            longest = max(longest, past + new)
             window_context += min(past + new, window)
         else:
             prefill += interpolate(tables.prefill_ns, new, past)
     attention = 0.0
     if decodes > 0:
         attention = interpolate(tables.decode_ns, decodes, context)
+        attention += uneven_ns(tables, decodes, context, longest, attention)
         if window > 0:
             attention += interpolate(tables.decode_window_ns, decodes, window_context)
     if drafted > 0:

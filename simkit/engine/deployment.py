@@ -19,10 +19,11 @@ from simkit.models.memory import MemoryPlan, plan_memory
 from simkit.models.precision import Precision, parse_kv_precision, parse_precision
 from simkit.models.sampling import Sampling
 from simkit.models.step_law import TableSizes, step_tables
-from simkit.models.steptables import StepTables
+from simkit.models.steptables import NOT_ALONE, StepTables
 from simkit.models.table_shares import TableShares
 
 GIB = 1 << 30
+OTHER_KERNELS = ("sglang",)  # disciplines of engines whose kernels cut each context by its own length
 ROOFLINE_NOTE = "a roofline from datasheet figures, not measured on this device; expect errors of 10 to 30 %"
 
 
@@ -112,6 +113,8 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
     layout = deployment.layout
     if deployment.step_time == "calibrated" and calibrated.has_laws(device):
         tables = calibrated.calibrated_tables(arch, device, layout, weights, kv, sizes, deployment.sampling)
+        if settings.discipline in OTHER_KERNELS:
+            tables = tables._replace(alone_ns=NOT_ALONE)
         provenance, note = calibrated.PROVENANCE, calibrated.provenance_note(device)
         front_end = engine_law().front_end(device.name)
     else:

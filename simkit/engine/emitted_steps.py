@@ -17,7 +17,7 @@ from simkit.engine.state import (
     records,
 )
 from simkit.engine.stepping import complete, plan
-from simkit.models.steptables import StepTables, interpolate
+from simkit.models.steptables import StepTables, interpolate, uneven_ns
 from simkit.workloads.workload import Workload
 
 
@@ -68,7 +68,8 @@ def _step_ns(shares: tuple[Share, ...], tables: StepTables) -> int:
     total = tables.linear_ns[sum(share.new for share in shares)]
     total += tables.sample_ns[sum(share.samples for share in shares)] + tables.host_ns[len(shares)]
     if decodes:
-        total += interpolate(tables.decode_ns, len(decodes), sum(decodes))
+        even = interpolate(tables.decode_ns, len(decodes), sum(decodes))
+        total += even + uneven_ns(tables, len(decodes), sum(decodes), max(decodes), even)
     for share in shares:
         if share.new > 1:
             total += interpolate(tables.prefill_ns, share.new, share.before)

@@ -6,6 +6,7 @@ from simkit.models.architecture import Architecture, ParameterGroup
 from simkit.models.device import Device
 from simkit.models.efficiency import HOST_REQUEST_NS, HOST_STEP_NS, LAUNCH_NS, CollectiveFamily, collective
 from simkit.models.engine_law import EngineLaw, engine_law
+from simkit.models.flash_attention import alone_ns, cuts_batches_alike
 from simkit.models.kernel_laws import DeviceLaws, KernelLaw, laws_of
 from simkit.models.layout import Layout
 from simkit.models.operators import F64, Operator
@@ -76,7 +77,12 @@ def calibrated_tables(
     assert found is not None, "ask has_laws first"
     layout = layout or Layout()
     law = calibrated_law(arch, device, layout, weights, laws or found[0], engine or engine_law(), sampling)
-    return step_tables(law, arch, layout, sizes or TableSizes(), weights, kv)
+    sizes = sizes or TableSizes()
+    tables = step_tables(law, arch, layout, sizes, weights, kv)
+    if not cuts_batches_alike(device, kv):
+        return tables
+    longest = sizes.max_model_len or arch.max_context_tokens
+    return tables._replace(alone_ns=alone_ns(arch, layout, device, sizes.max_num_seqs, longest))
 
 
 def calibrated_law(

@@ -63,6 +63,7 @@ class Device(_Strict):
     bandwidth_gb_per_s: Figure  # 1e9 bytes/s
     tflops: Throughput
     multiprocessors: Whole
+    compute_capability: Figure | None = None  # NVIDIA's: decides which attention kernels an engine takes
     l2_mib: Figure
     power_w: Figure
     link: Link

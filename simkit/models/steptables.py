@@ -18,6 +18,7 @@ F64 = NDArray[np.float64]
 POINTS_PER_OCTAVE = 8
 NO_STAGES: F64 = np.zeros((0, 0))
 NO_SHARES: F64 = np.zeros(0)
+NOT_ALONE: F64 = np.zeros((0, 0))
 
 
 class StepTables(NamedTuple):
@@ -41,6 +42,9 @@ class StepTables(NamedTuple):
     # of engines that share experts: what of `linear_ns` [max_tokens + 1] is the experts' own, which does not go by the
     # engine's tokens but by the mean of all engines'. Empty without
     shared_linear_ns: F64 = NO_SHARES
+    # [grid(batch), grid(longest context)] how long the longest request's part of `decode_ns` takes by itself, where a
+    # kernel cuts all contexts of a batch alike (models/flash_attention.py). Empty where each is cut by its own length
+    alone_ns: F64 = NOT_ALONE
 
 
 @compiled
@@ -78,6 +82,32 @@ def interpolate(table: F64, x: int, y: int) -> float:
     low = table[i, j] * (1.0 - v) + table[i, j + 1] * v
     high = table[i + 1, j] * (1.0 - v) + table[i + 1, j + 1] * v
     return float(low * (1.0 - u) + high * u)
+
+
+@compiled
+def uneven_ns(tables: StepTables, requests: int, context: int, longest: int, even: float) -> float:
+    """What a batch of decodes takes beside the `even` ns of one with as many requests and tokens, all equally long.
+
+    Where all contexts are cut alike, a batch waits for its longest. While others run it has its share of the memory's
+    bandwidth, then it runs alone. How long others run, tables cannot know: at most as if all the others were equal, at
+    least as if none slowed it. This is halfway (how far off: docs/calibrate_errors.md, Ragged batches).
+
+    Args:
+        tables: of the deployment.
+        requests: that decode.
+        context: tokens of all of them.
+        longest: tokens of the longest.
+        even: `decode_ns` at these, ns.
+    """
+    if len(tables.alone_ns) == 0 or requests < 2:
+        return 0.0
+    alone = interpolate(tables.alone_ns, requests, longest)
+    share = even * longest / context
+    if alone <= share:
+        return 0.0
+    others = (context - longest) / (requests - 1)
+    most = (alone - share) * (1.0 - others / longest)
+    return 0.5 * (most + min(most, max(alone - even, 0.0)))
 
 
 def scaled(tables: StepTables, factor: float) -> StepTables:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from simkit.engine.deployment import ReplicaSpec
 from simkit.errors import InputError
 from simkit.metrics.slo import Promise, Target
-from simkit.models.steptables import grid_values
+from simkit.models.steptables import NOT_ALONE, grid_values
 from simkit.plan.cost import Prices
 from simkit.workloads.streams import stream
 from simkit.workloads.transform import selected
@@ -129,6 +129,7 @@ def windowed(spec: ReplicaSpec, window: int) -> tuple[ReplicaSpec, ...]:
         decode_window_ns=tables.decode_ns,
         prefill_ns=tables.prefill_ns[:, reach],
         window_tokens=window,
+        alone_ns=NOT_ALONE,  # no context is longer than the window
     )
     by_token = replace(spec, tables=changed)
     size = limits.block_size

@@ -10,7 +10,8 @@ from simkit.calibrate.chip import Chip
 from simkit.calibrate.decode_line import FEWEST_ROWS, Batches, fit_decode_line
 from simkit.calibrate.decode_model import fit_decode
 from simkit.calibrate.operator_sizes import AttentionShape
-from simkit.calibrate.split_kv import programs, split_count
+from simkit.calibrate.split_kv import programs
+from simkit.models.flash_attention import split_count
 
 from .made_up_profile import table
 

@@ -252,6 +252,7 @@ def tables_at(rack: Rack, i: int) -> StepTables:
     linear = values[
         span.stage_linear_ns : span.stage_linear_ns + span.stage_linear_ns_rows * span.stage_linear_ns_columns
     ]
+    longest = values[span.alone_ns : span.alone_ns + span.alone_ns_rows * span.alone_ns_columns]
     prefill = values[span.prefill_ns : span.prefill_ns + span.prefill_ns_rows * span.prefill_ns_columns]
     return StepTables(
         values[span.linear_ns : span.linear_ns + span.linear_ns_rows],
@@ -264,4 +265,5 @@ def tables_at(rack: Rack, i: int) -> StepTables:
         linear.reshape((span.stage_linear_ns_rows, span.stage_linear_ns_columns)),
         values[span.stage_attention : span.stage_attention + span.stage_attention_rows],
         values[span.shared_linear_ns : span.shared_linear_ns + span.shared_linear_ns_rows],
+        longest.reshape((span.alone_ns_rows, span.alone_ns_columns)),
     )
