@@ -3,10 +3,10 @@
     python experiments/fidelity/fit_engine.py FILE.json [OUT FOLDER]
 
 The kernels' laws are taken as they are (distil_kernels.py made them from public tables that know nothing of these
-runs); what is fitted is the handful of constants in simkit/models/engine_law.py, by Gauss-Newton on the logarithm of
-mean ITL, mean TTFT and TTFT p90 of every stage, with a robust loss and a wide prior on each constant. Residuals of
-ITL count in units of 3 %, of TTFT in units of 12 %: what a good prediction of each is. Writes
-simkit/models/laws/engine.yaml, simkit/fidelity/residuals.yaml and OUT/fit.json.
+runs); what is fitted is the handful of constants in simkit/models/engine_law.py, from their priors by Gauss-Newton
+with a line search on the logarithm of mean ITL, mean TTFT and TTFT p90 of every stage, with a robust loss and a wide
+prior on each constant. Residuals of ITL count in units of 3 %, of TTFT in units of 12 %: what a good prediction of
+each is. Writes simkit/models/laws/engine.yaml, simkit/fidelity/residuals.yaml and OUT/fit.json.
 """
 
 import json
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import yaml
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
@@ -49,7 +50,10 @@ PRIOR = {
     "old_host_factor": (1.5, 1.0),
 }
 UNITS = {"itl_mean": 0.03, "ttft_mean": 0.12, "ttft_p90": 0.12}
-STEPS = 6
+MOST_STEPS = 12
+SHARES = (1.0, 0.5, 0.25, 0.1)  # of a step that are tried
+ENOUGH = 0.02  # a step that lowers the cost by less is the last
+SIDE = 0.2  # of a prior's width: how far to each side slopes are taken
 
 
 class Rebuilt(NamedTuple):
@@ -130,43 +134,70 @@ def improved(engine: EngineLaw, names: Sequence[str], now: F64, slopes: F64) -> 
     return moved(engine, names, found.x - own)
 
 
+def residuals_at(runs: Sequence[Rebuilt], engines: Sequence[EngineLaw]) -> list[list[F64]]:
+    """Residuals [engine][run], on all cores."""
+    jobs = (delayed(residuals)(one, engine) for engine in engines for one in runs)
+    rows = Parallel(n_jobs=-1)(jobs)
+    return [rows[start : start + len(runs)] for start in range(0, len(rows), len(runs))]
+
+
 def slopes_at(runs: Sequence[Rebuilt], engine: EngineLaw, names: Sequence[str]) -> tuple[list[F64], list[F64]]:
-    """Residuals of each run, and their slopes by constant."""
-    now = [residuals(one, engine) for one in runs]
-    slopes = [np.zeros((len(rows), len(names))) for rows in now]
-    for column, name in enumerate(names):
-        step = 0.1 * PRIOR[name][1]
-        _, high = limits(name)
-        step = -step if getattr(engine, name) + step > high else step
-        there = moved(engine, [name], np.array([step]))
-        for index, one in enumerate(runs):
-            slopes[index][:, column] = (residuals(one, there) - now[index]) / step
+    """Residuals of each run, and their slopes by constant, between both sides where the constant's range has both."""
+    sides = []
+    for name in names:
+        step = SIDE * PRIOR[name][1]
+        sides += [moved(engine, [name], np.array([by])) for by in (-step, step)]
+    now, *rows = residuals_at(runs, [engine, *sides])
+    slopes = []
+    for index in range(len(runs)):
+        columns = []
+        for column, name in enumerate(names):
+            low, high = sides[2 * column], sides[2 * column + 1]
+            rise = rows[2 * column + 1][index] - rows[2 * column][index]
+            columns.append(rise / (getattr(high, name) - getattr(low, name)))
+        slopes.append(np.stack(columns, axis=1))
     return now, slopes
 
 
-def fit(runs: Sequence[Rebuilt], engine: EngineLaw, names: Sequence[str]) -> tuple[EngineLaw, list[F64], list[F64]]:
-    """The best constants, and residuals and slopes of each run near them."""
-    now, slopes = slopes_at(runs, engine, names)
-    for number in range(STEPS):
-        better = improved(engine, names, np.concatenate(now), np.concatenate(slopes))
-        moved_by = max(abs(getattr(better, n) - getattr(engine, n)) / PRIOR[n][1] for n in names)
-        engine = better
-        now, slopes = slopes_at(runs, engine, names)
-        cost = float(sum(np.sum(np.sqrt(1 + rows**2) - 1) for rows in now))
-        print(f"step {number + 1}: cost {cost:.2f}, moved {moved_by:.3f} prior widths", flush=True)
-        if moved_by < 0.01:
+def cost(engine: EngineLaw, names: Sequence[str], now: Sequence[F64]) -> float:
+    """What `improved` makes small: the robust loss of the residuals, and the priors'."""
+    off = [(getattr(engine, name) - PRIOR[name][0]) / PRIOR[name][1] for name in names]
+    return float(sum(2.0 * np.sum(np.sqrt(1.0 + rows**2) - 1.0) for rows in now) + np.sum(np.square(off)))
+
+
+def fit(
+    runs: Sequence[Rebuilt], start: EngineLaw, names: Sequence[str], at_start: tuple[list[F64], list[F64]] | None = None
+) -> tuple[EngineLaw, tuple[list[F64], list[F64]]]:
+    """The best constants, and each run's residuals and slopes there; `at_start` are these at the start, if known.
+
+    Replays are not smooth in the constants (a request more or less fits a step), so a step is taken only as far as it
+    truly lowers the cost, and the search ends where none of its parts does.
+    """
+    engine = start
+    now, slopes = at_start or slopes_at(runs, engine, names)
+    least = cost(engine, names, now)
+    for number in range(MOST_STEPS):
+        aim = improved(engine, names, np.concatenate(now), np.concatenate(slopes))
+        way = np.array([getattr(aim, name) - getattr(engine, name) for name in names])
+        tried = [moved(engine, names, share * way) for share in SHARES]
+        costs = [cost(law, names, rows) for law, rows in zip(tried, residuals_at(runs, tried), strict=True)]
+        best = int(np.argmin(costs))
+        gained = least - costs[best]
+        if gained <= 0.0:
             break
-    return engine, now, slopes
+        engine, least = tried[best], costs[best]
+        now, slopes = slopes_at(runs, engine, names)
+        print(f"step {number + 1}: {SHARES[best]:g} of it, cost {least:.2f}", flush=True)
+        if gained < ENOUGH:
+            break
+    return engine, (now, slopes)
 
 
-def without(
-    left_out: Sequence[bool], runs: Sequence[Rebuilt], engine: EngineLaw, now: list[F64], slopes: list[F64]
-) -> EngineLaw:
-    """The constants that the other runs give: two Gauss-Newton steps from the optimum of all."""
-    kept = [index for index, out in enumerate(left_out) if not out]
-    law = improved(engine, FITTED, np.concatenate([now[i] for i in kept]), np.concatenate([slopes[i] for i in kept]))
-    there, lines = slopes_at([runs[index] for index in kept], law, FITTED)
-    return improved(law, FITTED, np.concatenate(there), np.concatenate(lines))
+def standard_errors(slopes: Sequence[F64], names: Sequence[str]) -> dict[str, float]:
+    """How well the runs and the priors fix each constant: roots of the diagonal of the inverse normal matrix."""
+    lines = np.concatenate(slopes)
+    normal = lines.T @ lines + np.diag([PRIOR[name][1] ** -2 for name in names])
+    return dict(zip(names, (float(value) for value in np.sqrt(np.diag(np.linalg.inv(normal)))), strict=True))
 
 
 def errors(run: MeasuredRun, stages: dict[str, Figures], stage: str = "whole") -> dict[str, float]:
@@ -180,16 +211,20 @@ def errors(run: MeasuredRun, stages: dict[str, Figures], stage: str = "whole") -
 
 
 def leave_out(
-    runs: Sequence[Rebuilt], groups: Sequence[str], engine: EngineLaw, now: list[F64], slopes: list[F64]
+    runs: Sequence[Rebuilt], groups: Sequence[str], engine: EngineLaw, at_engine: tuple[list[F64], list[F64]]
 ) -> tuple[list[dict[str, float]], dict[str, EngineLaw]]:
-    """Errors of each run by the constants that were fitted without its group, and those constants."""
+    """Errors of each run by the constants that were fitted without its group, and those constants.
+
+    Each search begins at the constants of all runs and goes on until it finds nothing better for those it knows.
+    """
     found: list[dict[str, float]] = [{} for _ in runs]
     laws = {}
     for group in sorted(set(groups)):
         out = [other == group for other in groups]
-        law = without(out, runs, engine, now, slopes)
-        laws[group] = law
         print(f"without {group}", flush=True)
+        kept = [index for index, left in enumerate(out) if not left]
+        known = ([at_engine[0][index] for index in kept], [at_engine[1][index] for index in kept])
+        laws[group] = law = fit([runs[index] for index in kept], engine, FITTED, known)[0]
         for index, one in enumerate(runs):
             if out[index]:
                 found[index] = errors(one.run, predicted(one, law))
@@ -215,10 +250,13 @@ def main() -> None:
     runs = [rebuilt(run) for run in read_measured_runs(Path(sys.argv[1]))]
     out = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE / "results"
     out.mkdir(parents=True, exist_ok=True)
-    start = engine_law()
-    engine, now, slopes = fit(runs, start, FITTED)
-    rounded = {name: float(f"{getattr(engine, name):.3g}") for name in FITTED}
-    engine = EngineLaw.model_validate(rounded | {"old_host_devices": start.old_host_devices})
+    shipped = engine_law()
+    # the start is what is believed without these runs, so that the same runs give the same constants each time
+    start = EngineLaw.model_validate(shipped.model_dump() | {name: mean for name, (mean, _) in PRIOR.items()})
+    best, at_best = fit(runs, start, FITTED)
+    known = standard_errors(at_best[1], FITTED)
+    rounded = {name: float(f"{getattr(best, name):.3g}") for name in FITTED}
+    engine = EngineLaw.model_validate(rounded | {"old_host_devices": shipped.old_host_devices})
     head = (
         f"# Made by experiments/fidelity/fit_engine.py on {len(runs)} measured runs of vLLM 0.15; "
         "what each means is in engine_law.py.\n"
@@ -229,11 +267,12 @@ def main() -> None:
     models = [one.spec.architecture.name for one in runs]
     devices = [load_device(one.run.hardware).name for one in runs]
     fitted = [errors(one.run, predicted(one, engine)) for one in runs]
-    by_model, model_laws = leave_out(runs, models, engine, now, slopes)
-    by_device, device_laws = leave_out(runs, devices, engine, now, slopes)
+    by_model, model_laws = leave_out(runs, models, best, at_best)
+    by_device, device_laws = leave_out(runs, devices, best, at_best)
     write_residuals(by_model, models)
     tree = {
         "constants": rounded,
+        "standard_errors": {name: float(f"{value:.2g}") for name, value in known.items()},
         "fit": summary(fitted),
         "leave_one_model_out": summary(by_model),
         "leave_one_device_out": summary(by_device),
@@ -252,7 +291,7 @@ def main() -> None:
         ],
     }
     (out / "fit.json").write_text(json.dumps(tree, indent=1) + "\n")
-    for name in ("constants", "fit", "leave_one_model_out", "leave_one_device_out"):
+    for name in ("constants", "standard_errors", "fit", "leave_one_model_out", "leave_one_device_out"):
         print(name)
         for key, value in tree[name].items():
             print(f"  {key}: {value}")
