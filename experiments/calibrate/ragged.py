@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from simkit.calibrate.makespan import EVEN, end_tiles, skew
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.engine.emitted_steps import Share, emitted_steps
+from simkit.models.captures import default_capture_sizes, padded_tokens
 from simkit.models.flash_attention import PROGRAMS_EACH, TILE_BYTES, TILE_NS, split_count, tile_tokens
 from simkit.models.steptables import StepTables, interpolate, uneven_ns
 from simkit.workloads.presets import preset
@@ -81,17 +82,20 @@ def factor_of(contexts: I64, spec: ReplicaSpec) -> float:
     alone = slots * TILE_BYTES / TILE_NS * 1e9 / (REACHED * spec.device.bandwidth_bytes_per_s)
     how = EVEN._replace(split_tokens=0, alone=alone)
     even = np.full(len(contexts), contexts.mean())
-    ends = [end_tiles(parts_of(batch, slots), KV_HEADS, slots, how) for batch in (contexts.astype(float), even)]
+    ends = [end_tiles(parts_of(batch, spec), KV_HEADS, slots, how) for batch in (contexts.astype(float), even)]
     return max(1.0, ends[0] / ends[1])
 
 
-def parts_of(contexts: NDArray[np.float64], slots: int) -> NDArray[np.float64]:
-    """The tokens of every part of a batch's contexts."""
-    tile = tile_tokens(HEAD_DIM)
-    tiles = np.ceil(contexts.max(keepdims=True) / tile)
-    whole = np.array([float(len(contexts) * KV_HEADS)])
-    part = float(np.ceil(tiles / split_count(whole, tiles, slots))[0]) * tile
-    return np.concatenate([np.minimum(part, tokens - np.arange(0.0, tokens, part)) for tokens in contexts])
+def parts_of(contexts: NDArray[np.float64], spec: ReplicaSpec) -> NDArray[np.float64]:
+    """The tokens of every part of a batch's contexts, cut in as many parts as the graph of its size has."""
+    tile, slots = tile_tokens(HEAD_DIM), PROGRAMS_EACH * spec.device.multiprocessors.value
+    captures = default_capture_sizes(spec.limits.max_running, spec.limits.max_num_batched_tokens)
+    padded = padded_tokens(np.array([len(contexts)]), captures).astype(float)
+    wide = np.ceil(np.array([spec.limits.max_model_len]) / tile)
+    parts = split_count(padded * KV_HEADS, wide, slots)[0]
+    part = np.ceil(np.ceil(contexts / tile) / parts) * tile
+    pairs = zip(contexts, part, strict=True)
+    return np.concatenate([np.minimum(size, tokens - np.arange(0.0, tokens, size)) for tokens, size in pairs])
 
 
 def mix(name: str, rate: float, spec: ReplicaSpec, seed: int) -> Mix:

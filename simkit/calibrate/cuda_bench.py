@@ -10,6 +10,7 @@ from simkit.calibrate.points import Point, has_kernel
 from simkit.calibrate.timing import Repeat, Timer
 from simkit.errors import InputError, suggestion
 from simkit.kernels.cold_timing import Call, GraphTimer
+from simkit.kernels.jit import KernelError
 
 SENTINEL_SIZE = 4096  # of the sentinel's square product
 SENTINEL_BYTES = 1 << 30  # that it reads
@@ -50,7 +51,8 @@ class CudaBench:
                 # what earlier points left in torch's cache may be in the way
                 torch.cuda.empty_cache()
                 return self._timer(point)
-        except (RuntimeError, ValueError) as error:  # out of memory, a capture that fails, a shape a kernel refuses
+        # out of memory, a capture that fails, a shape that a kernel refuses, one that does not compile or fit
+        except (RuntimeError, ValueError, KernelError) as error:
             torch.cuda.empty_cache()
             raise UnmeasurableError(" ".join(str(error).split())[:200]) from None
 

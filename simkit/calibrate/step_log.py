@@ -53,9 +53,9 @@ class Header(_Line):
     model: dict[Name, Fact] = Field(default_factory=dict, max_length=200)
     versions: dict[Name, Name] = Field(default_factory=dict, max_length=50)
     block_size: Ordinal | None = None
-    num_gpu_blocks: Ordinal | None = None
-    max_num_batched_tokens: Ordinal | None = None
-    max_num_seqs: Ordinal | None = None
+    num_gpu_blocks: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
+    max_num_batched_tokens: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    max_num_seqs: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
     async_scheduling: bool = False
     load_average: tuple[Seconds, ...] = Field(default=(), max_length=3)
     time_unit: str = Field(default="s from the start of the run", max_length=200)

@@ -6,6 +6,7 @@ Times are medians in ms, spread kept as min and max of few repeats, so not taken
 Microsoft; https://github.com/microsoft/vidur, data/profiling.
 """
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +37,8 @@ def import_vidur(folder: Path, device: str) -> OperatorProfile:
         device: whose they are, a name of `simkit devices`; Vidur's files do not say.
 
     Raises:
-        InputError: naming the file, for a directory without tables, or one that is not of their form.
+        InputError: naming the file, for a directory without tables, or one that is not of their form or that a folder
+            or file name says is of another device.
     """
     import pandas as pd
 
@@ -46,6 +48,7 @@ def import_vidur(folder: Path, device: str) -> OperatorProfile:
     parts: dict[str, list[pd.DataFrame]] = {}
     files = []
     for path in sorted(path for path in folder.rglob("*.csv*") if path.name.endswith((".csv", ".csv.gz"))):
+        _check_device(path, folder, name)
         for table, frame in _tables(path):
             parts.setdefault(table, []).append(frame)
             files.append(path.name)
@@ -53,6 +56,21 @@ def import_vidur(folder: Path, device: str) -> OperatorProfile:
         raise InputError(f"{folder}: holds no CSV named like Vidur's: *mlp*, *attention*, *all_reduce*, *send_recv*")
     tables = {table: _timed(pd.concat(frames, ignore_index=True), table) for table, frames in parts.items()}
     return OperatorProfile(_header(name, sorted(set(files))), tables)
+
+
+def _check_device(path: Path, folder: Path, device: str) -> None:
+    """InputError if a folder below `folder`, or the file, is named after a device of another kind."""
+    for word in re.split(r"[^a-z0-9]+", str(path.relative_to(folder)).lower()):
+        try:
+            other = load_device(word).name
+        except InputError:
+            continue
+        if _kind(other) != _kind(device):
+            raise InputError(f"{path}: is of {word}, not of {device}; name the folder of one device's tables")
+
+
+def _kind(device: str) -> str:
+    return device.partition("-")[0]
 
 
 def _header(device: str, files: list[str]) -> Header:

@@ -33,19 +33,25 @@ def with_profile(spec: ReplicaSpec, path: Path, any_device: bool) -> ReplicaSpec
     folder = profile_folder(path)
     if folder is not None:
         profile = read_operator_profile(folder)
-        _check_device(profile.header.device, spec.device, path, any_device)
+        _check_device(profile.header.device, spec.device, path, any_device, profile.header.origin.kind == "imported")
         return _operators(spec, profile)
     whole = read_profile(path)
     _check_device(whole.device, spec.device, path, any_device)
     return _whole_step(spec, whole)
 
 
-def _check_device(name: str, device: Device, path: Path, any_device: bool) -> None:
-    """InputError if the profile is of another device than the deployment; a name that no device has is not held to."""
+def _check_device(name: str, device: Device, path: Path, any_device: bool, published: bool = False) -> None:
+    """InputError if the profile is of another device than the deployment.
+
+    A name that no device has is what somebody called a machine of their own, and not held to, but where it is
+    `published`: tables name whose they are.
+    """
     try:
         known = load_device(name).name
     except InputError:
-        return
+        if not published:
+            return
+        known = name
     if known != device.name and not any_device:
         raise InputError(
             f"{path}: was measured on {known}, and the deployment is on {device.name}; give --device {known}, another "

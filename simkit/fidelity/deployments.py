@@ -15,9 +15,15 @@ MAX_MODEL_LEN = 4096  # of these runs, where a run does not say
 MAX_NUM_SEQS = 128
 BLOCK_TOKENS = 16
 # 16 bits and MXFP4 are what a checkpoint is published in
-_PRECISIONS = {"FP16": None, "BF16": None, "FP8": "fp8", "INT8": "int8", "INT4": "int4", "MXFP4": None}
-# how repositories name what was done to a model, in the order in which they are appended
-_DRESS = re.compile(r"-(instruct|chat|hf|it|base|fp8|dynamic|awq|gptq|w8a8|w4a16|quantized|v\d+(\.\d+)*|\d{4})$")
+_SIXTEEN = {"FP16": None, "BF16": None, "FLOAT16": None, "BFLOAT16": None}
+_PRECISIONS = _SIXTEEN | {"FP8": "fp8", "INT8": "int8", "INT4": "int4", "NVFP4": "nvfp4", "MXFP4": None}
+# endings of repositories' names that say in what the linear layers are stored; of two the more exact one counts
+_STORED = {"fp8": "fp8", "w8a8": "int8", "int8": "int8", "w4a16": "int4", "int4": "int4", "nvfp4": "nvfp4"}
+_STORED |= {"awq": "int4", "gptq": "int4"}
+# what else they append; from v1 on a version is another model, v0.x are releases of one
+_DRESS = re.compile(
+    rf"[-.](instruct|chat|hf|it|base|thinking|dynamic|quantized|bf16|v0\.\d+|\d{{4}}|{'|'.join(_STORED)})$"
+)
 
 
 def known_model(name: str) -> str:
@@ -30,20 +36,28 @@ def known_model(name: str) -> str:
         load_model(name)
         return name
     except InputError as unknown:
-        short = _undressed(name)
+        short, _ = _undressed(name)
         for known in known_models():
             entry = catalog_entry(known)
-            if short in {_undressed(other) for other in (entry.repository, entry.name, *entry.aliases)}:
+            if short in {_undressed(other)[0] for other in (entry.repository, entry.name, *entry.aliases)}:
                 return known
         raise unknown from None
 
 
-def _undressed(name: str) -> str:
-    """A repository's name without its owner and its endings."""
+def precision_in_name(name: str) -> str | None:
+    """The precision that a repository's name says its weights have: fp8, int8, int4, nvfp4; None if it says none."""
+    endings = set(_undressed(name)[1])
+    return next((precision for ending, precision in _STORED.items() if ending in endings), None)
+
+
+def _undressed(name: str) -> tuple[str, list[str]]:
+    """A repository's name without its owner and its endings, and the endings, last first."""
     short = name.strip().lower().rsplit("/", 1)[-1].removeprefix("meta-")
-    while _DRESS.search(short):
-        short = _DRESS.sub("", short)
-    return short
+    endings = []
+    while found := _DRESS.search(short):
+        endings.append(found[1])
+        short = short[: found.start()]
+    return short, endings
 
 
 def deployment_of(run: MeasuredRun) -> Deployment:
@@ -52,27 +66,58 @@ def deployment_of(run: MeasuredRun) -> Deployment:
     Raises:
         InputError: the model or the precision is not known, or the run had several replicas.
     """
-    if run.weight_precision.upper() not in _PRECISIONS:
-        raise InputError(
-            f"weight_precision={run.weight_precision[:40]!r}: is not known; "
-            f"{suggestion(run.weight_precision, _PRECISIONS)}"
-        )
     if (run.data_parallel or 1) > 1:
         raise InputError(
             f"data_parallel={run.data_parallel}: runs of one replica are rebuilt; how it was routed is not said"
         )
+    model = known_model(run.model)
     return Deployment(
-        model=known_model(run.model),
+        model=model,
         device=run.hardware,
-        layout=Layout(tensor=run.tensor_parallel),
-        weights=_PRECISIONS[run.weight_precision.upper()],
+        layout=Layout(
+            tensor=run.tensor_parallel,
+            pipeline=run.pipeline_parallel,
+            expert=run.tensor_parallel if run.enable_expert_parallel else 1,
+        ),
+        weights=_weights(run),
+        kv=_kv(run.kv_cache_dtype),
         engine=EngineSettings(
             engine=ENGINE,
             max_num_batched_tokens=run.max_num_batched_tokens,
             max_num_seqs=run.max_num_seqs or MAX_NUM_SEQS,
-            max_model_len=run.max_model_len or MAX_MODEL_LEN,
+            max_model_len=run.max_model_len or min(MAX_MODEL_LEN, load_model(model).max_context_tokens),
             block_size=BLOCK_TOKENS,
             num_gpu_blocks_override=run.kv_blocks,
             gpu_memory_utilization=run.gpu_memory_utilization,
+            enable_prefix_caching=run.enable_prefix_caching,
+            enable_chunked_prefill=run.enable_chunked_prefill,
+            enforce_eager=run.enforce_eager,
         ),
     )
+
+
+def _weights(run: MeasuredRun) -> str | None:
+    if run.weight_precision is None:
+        return precision_in_name(run.model)
+    if run.weight_precision.upper() not in _PRECISIONS:
+        raise InputError(
+            f"weight_precision={run.weight_precision[:40]!r}: is not known; "
+            f"{suggestion(run.weight_precision, [name.lower() for name in _PRECISIONS])}"
+        )
+    return _PRECISIONS[run.weight_precision.upper()]
+
+
+def _kv(dtype: str) -> str:
+    """vLLM's `--kv-cache-dtype` as a precision: auto is 16 bits, and fp8 has two formats of one size."""
+    name = dtype.lower()
+    if name in ("auto", "bfloat16", "float16"):
+        return "bf16"
+    return "fp8" if name in ("fp8_e4m3", "fp8_e5m2") else name
+
+
+def precision_note(run: MeasuredRun) -> str | None:
+    """What to say where a run's precision and its repository's name differ; None where they do not."""
+    named = precision_in_name(run.model)
+    if named is None or run.weight_precision is None or named == _weights(run):
+        return None
+    return f"weight_precision={run.weight_precision} is taken, though the model's name says {named}"

@@ -6,9 +6,9 @@ stands for the output length; `output_len`, what was asked for, is used only whe
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from simkit.bounded_file import read_bounded
 from simkit.errors import InputError
@@ -20,6 +20,7 @@ MOST_REQUESTS = 5_000_000  # of one run
 
 Ms = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1 << 31)]
+Gpus = Annotated[int, Field(ge=1, le=1024)]
 Name = Annotated[str, Field(min_length=1, max_length=300)]
 Rate = Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0.0, le=1e7, allow_inf_nan=False)]
@@ -33,6 +34,11 @@ class _Open(_Part):
     """A part whose unknown keys are kept, to be named beside the result: more may be recorded than is used."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_missing(cls, tree: object) -> object:
+        return {key: value for key, value in tree.items() if value is not None} if isinstance(tree, dict) else tree
 
 
 class MeasuredLatency(_Open):
@@ -78,15 +84,21 @@ class MeasuredRun(_Open):
     id: Name
     model: Name
     hardware: Name
-    tensor_parallel: Count = 1
-    data_parallel: Count | None = None
-    weight_precision: Name = "FP16"
-    max_num_batched_tokens: Count | None = None
-    max_num_seqs: Count | None = None
-    max_model_len: Count | None = None
+    tensor_parallel: Gpus = 1
+    pipeline_parallel: Gpus = 1
+    data_parallel: Gpus | None = None
+    enable_expert_parallel: bool = False
+    weight_precision: Name | None = None  # left out: as the repository's name says, else as published
+    kv_cache_dtype: Name = "auto"
+    max_num_batched_tokens: int | None = Field(default=None, ge=1, le=1 << 20)
+    max_num_seqs: int | None = Field(default=None, ge=1, le=1 << 16)
+    max_model_len: int | None = Field(default=None, ge=2, le=1 << 24)
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    enforce_eager: bool = False
     gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
     cpu_offload: bool = False
-    kv_blocks: Count | None = None  # of 16 tokens
+    kv_blocks: int | None = Field(default=None, ge=2, le=1 << 24)  # of 16 tokens
     workload: str = Field(default="", max_length=300)
     workload_spec: SharedPrefixLoad
     mean_output_tokens_implied: float | None = Field(default=None, ge=1.0, le=1e7, allow_inf_nan=False)
@@ -104,6 +116,13 @@ class MeasuredRun(_Open):
         return tuple(sorted({*(self.model_extra or {}), *inside}))
 
 
+class UnreadRun(NamedTuple):
+    """A run of a file that is not as a run should be, and why."""
+
+    id: str
+    reason: str
+
+
 def read_measured_runs(path: Path) -> list[MeasuredRun]:
     """The runs of a file, in its order.
 
@@ -111,12 +130,27 @@ def read_measured_runs(path: Path) -> list[MeasuredRun]:
         InputError: with file, run and field, for a file that cannot be read, is too large, is no list of runs, names a
             run twice, or holds a field that is missing or out of range, or a field of the load that is not known.
     """
+    found = runs_of(path)
+    for run in found:
+        if isinstance(run, UnreadRun):
+            raise InputError(run.reason)
+    return [run for run in found if isinstance(run, MeasuredRun)]
+
+
+def runs_of(path: Path) -> list[MeasuredRun | UnreadRun]:
+    """The runs of a file, in its order; a bad one stands there with the reason.
+
+    Raises:
+        InputError: the file cannot be read, is too large, is no list of runs, names a run twice, or has bad ones only.
+    """
     tree = _json(path)
     if not isinstance(tree, list) or not tree:
         raise InputError(f"{path}: holds no list of runs; a JSON list with an object a run is expected")
     if len(tree) > MOST_RUNS:
         raise InputError(f"{path}: holds {len(tree):,} runs; at most {MOST_RUNS:,} are read, split the file")
-    runs = [_run(path, number, item) for number, item in enumerate(tree)]
+    runs = [_run_or_why(path, number, item) for number, item in enumerate(tree)]
+    if isinstance(runs[0], UnreadRun) and all(isinstance(run, UnreadRun) for run in runs):
+        raise InputError(runs[0].reason)
     seen: set[str] = set()
     for run in runs:
         if run.id in seen:
@@ -134,9 +168,16 @@ def _json(path: Path) -> object:
     return tree
 
 
-def _run(path: Path, number: int, item: object) -> MeasuredRun:
-    name = item.get("id") if isinstance(item, dict) else None
-    place = f"{path}: run {str(name)[:100]!r}" if name else f"{path}: run {number}"
+def _run_or_why(path: Path, number: int, item: object) -> MeasuredRun | UnreadRun:
+    name = str(item.get("id") or "")[:100] if isinstance(item, dict) else ""
+    place = f"{path}: run {name!r}" if name else f"{path}: run {number}"
+    try:
+        return _run(place, item)
+    except InputError as error:
+        return UnreadRun(name or f"run {number}", str(error))
+
+
+def _run(place: str, item: object) -> MeasuredRun:
     try:
         run = MeasuredRun.model_validate(item)
     except ValidationError as error:

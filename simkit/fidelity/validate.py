@@ -8,10 +8,10 @@ from typing import NamedTuple
 from simkit.calibrate.step_log import StepLog, read_step_log
 from simkit.errors import InputError
 from simkit.fidelity.comparison import WHOLE, Compared, ComparedRun, NotRun, Validation
-from simkit.fidelity.deployments import MAX_NUM_SEQS, known_model
+from simkit.fidelity.deployments import MAX_NUM_SEQS, known_model, precision_note
 from simkit.fidelity.figures import COMPARED, Figures
 from simkit.fidelity.intervals import Interval, intervals, shipped_residuals, step_factors
-from simkit.fidelity.measured_runs import MeasuredLatency, MeasuredRun, read_measured_runs
+from simkit.fidelity.measured_runs import MeasuredLatency, MeasuredRun, UnreadRun, runs_of
 from simkit.fidelity.predict import Prediction, Timing, predict_run
 from simkit.fidelity.recorded import compare_recorded
 from simkit.models.calibrated import PROVENANCE as CALIBRATED
@@ -22,19 +22,19 @@ from simkit.workloads.source import line_chunks
 
 SEEDS = 3  # replays of a run: the first is the prediction, the others say how much arrivals spread it
 
-Source = MeasuredRun | StepLog
+Source = MeasuredRun | UnreadRun | StepLog
 
 
 def read_sources(paths: Sequence[Path]) -> list[Source]:
     """The measured runs of files: lists of runs under inference-perf, or step logs.
 
     Raises:
-        InputError: a file is neither, or is bad; or two runs have one id.
+        InputError: a file is neither, or holds nothing that can be read; or two runs have one id.
     """
     found: list[Source] = []
     for path in paths:
         if _begins(path) == "[":
-            found += read_measured_runs(path)
+            found += runs_of(path)
         else:
             found.append(read_step_log(path))
     return found
@@ -61,12 +61,14 @@ def validate(
     not_run: list[NotRun] = []
     for number, source in enumerate(sources, start=1):
         try:
-            if isinstance(source, MeasuredRun):
+            if isinstance(source, UnreadRun):
+                not_run.append(NotRun(source.id, source.reason))
+            elif isinstance(source, MeasuredRun):
                 runs.append(compare_run(source, timing, seeds))
             else:
                 runs.append(compare_recorded(source, timing))
         except InputError as error:
-            name = source.id if isinstance(source, MeasuredRun) else source.path.name
+            name = source.path.name if isinstance(source, StepLog) else source.id
             not_run.append(NotRun(name, str(error)))
         if on_progress is not None:
             on_progress(number)
@@ -78,7 +80,8 @@ def compare_run(run: MeasuredRun, timing: Timing, seeds: int = SEEDS) -> Compare
     first = predict_run(run, timing)
     # around calibrated predictions only: of others nobody measured the error
     around = _around(run, timing, first, seeds) if first.provenance == CALIBRATED else None
-    notes = []
+    precision = precision_note(run)
+    notes = [] if precision is None else [precision]
     if run.cpu_offload:
         notes.append("KV offload to the host was on; it is not modelled")
     if run.unused:

@@ -6,14 +6,14 @@ from simkit.models.architecture import Architecture, ParameterGroup
 from simkit.models.device import Device
 from simkit.models.efficiency import HOST_REQUEST_NS, HOST_STEP_NS, LAUNCH_NS, CollectiveFamily, collective
 from simkit.models.engine_law import EngineLaw, engine_law
-from simkit.models.flash_attention import alone_ns, cuts_batches_alike
+from simkit.models.flash_attention import alone_ns, cuts_batches_alike, full_attention_layers, whole_ns
 from simkit.models.kernel_laws import DeviceLaws, KernelLaw, laws_of
 from simkit.models.layout import Layout
 from simkit.models.operators import F64, Operator
 from simkit.models.precision import Precision
 from simkit.models.sampling import Sampling, sorts_vocabulary
 from simkit.models.step_law import StepLaw, TableSizes, step_tables
-from simkit.models.steptables import StepTables
+from simkit.models.steptables import StepTables, grid_values
 
 PROVENANCE = "calibrated"
 # kernels of a MoE layer that the tables measure together with its two products: their fixed time is the law's, and so
@@ -82,7 +82,23 @@ def calibrated_tables(
     if not cuts_batches_alike(device, kv):
         return tables
     longest = sizes.max_model_len or arch.max_context_tokens
-    return tables._replace(alone_ns=alone_ns(arch, layout, device, sizes.max_num_seqs, longest))
+    alone = alone_ns(arch, layout, device, sizes.max_num_seqs, longest, sizes.captures())
+    # the longest request's kernels start and end as everybody's do, which `decode_ns` counts
+    start_ns = (laws or found[0]).attention_decode.fixed_us * 1e3 * full_attention_layers(arch)
+    return tables._replace(
+        decode_ns=_at_least_whole(tables.decode_ns, arch, layout, False),
+        decode_window_ns=_at_least_whole(tables.decode_window_ns, arch, layout, True),
+        alone_ns=np.where(alone > 0, alone + start_ns, 0.0),
+    )
+
+
+def _at_least_whole(table: F64, arch: Architecture, layout: Layout, windowed: bool) -> F64:
+    """A table over [grid(requests), grid(tokens)] whose contexts may stay whole (models/flash_attention.py)."""
+    if table.size == 0:
+        return table
+    requests, tokens = (grid_values(1 << 62)[:size].astype(np.float64) for size in table.shape)
+    whole = whole_ns(arch, layout, windowed, requests[:, None], tokens[None, :])
+    return np.where(table > 0, np.maximum(table, whole), table)
 
 
 def calibrated_law(

@@ -3,6 +3,7 @@
 The bundled devices are in `facts/devices.yaml`; a user's own device is a YAML file of the same form holding one.
 """
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,8 @@ from simkit.models.precision import Precision
 from simkit.yaml_file import read_mapping
 
 LinkKind = Literal["nvlink", "pcie", "infinity-fabric"]
+
+MAKERS = ("nvidia", "amd", "geforce", "instinct")  # words that drivers put before a device's own name
 
 
 class _Strict(BaseModel):
@@ -114,7 +117,15 @@ def _devices() -> dict[str, Device]:
 
 @cache
 def _names() -> dict[str, str]:
-    return {alias.lower(): device.name for device in _devices().values() for alias in (*device.aliases, device.name)}
+    return {_spelt(alias): device.name for device in _devices().values() for alias in (*device.aliases, device.name)}
+
+
+def _spelt(name: str) -> str:
+    """A name as the catalogue spells it: drivers say `NVIDIA H100 80GB HBM3`, tables `h100_sxm`."""
+    words = re.split(r"[\s_-]+", name.strip().lower())
+    while len(words) > 1 and words[0] in MAKERS:
+        words = words[1:]
+    return "-".join(words)
 
 
 def known_devices() -> list[str]:
@@ -123,18 +134,18 @@ def known_devices() -> list[str]:
 
 
 def load_device(name_or_path: str) -> Device:
-    """A bundled device by name or alias, in any case, or the one device of a YAML file by path.
+    """A bundled device by name or alias as people and drivers spell it, or the one device of a YAML file by path.
 
     Raises:
         InputError: the name is unknown, or the file does not hold one device of the form of `facts/devices.yaml`.
     """
-    short = _names().get(name_or_path.strip().lower())
+    short = _names().get(_spelt(name_or_path))
     if short is not None:
         return _devices()[short]
     path = Path(name_or_path).expanduser()
     if path.suffix.lower() not in (".yaml", ".yml") and not path.is_file():
         raise InputError(
-            f"device {name_or_path!r} is not known; {suggestion(name_or_path, _names())} "
+            f"device {name_or_path!r} is not known; {suggestion(_spelt(name_or_path), _names())} "
             "(or give the path of a YAML file with its figures)"
         )
     content = read_mapping(path)

@@ -70,6 +70,8 @@ def check_layout(arch: Architecture, layout: Layout) -> None:
         raise InputError(
             "layout: expert_skew and expert_zipf go with experts spread over GPUs; set expert, or leave out"
         )
+    if layout.expert_zipf is not None and layout.expert_skew != 1.0:
+        raise InputError("layout: expert_zipf stands in place of expert_skew; give one of them")
     if layout.data > 1 and layout.pipeline > 1:
         raise InputError(f"layout: data {layout.data}: not with a pipeline of {layout.pipeline} here; use pipeline 1")
 

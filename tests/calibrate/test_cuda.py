@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,8 @@ import torch
 from simkit.calibrate.cuda_seen import QUERY, device_seen, read_lines, throttled
 from simkit.calibrate.emitted_launches import as_launched
 from simkit.calibrate.emitted_step_time import StepComposer, composed_error, prepare_line
+from simkit.calibrate.measure import Measurement, UnmeasurableError
+from simkit.calibrate.measure_run import Outcome
 from simkit.calibrate.measure_summary import table_summaries
 from simkit.calibrate.mixed_model import MixedModel
 from simkit.calibrate.operator_model import fit_operators
@@ -234,6 +236,44 @@ def test_the_report_says_which_aims_are_met(script: ModuleType, profile: Operato
     assert "| composed layers, bias | 2% | +4.0% | missed |" in text
     assert "| gemm |" in text
     assert script.composed_aims(None)[0].verdict == "not measured"
+
+
+def test_what_was_measured_is_reported_before_the_layers_that_may_fail(
+    script: ModuleType, profile: OperatorProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise RuntimeError("CUDA error: the device was lost")
+
+    device = SimpleNamespace(host_copies=True, close=lambda: None)
+    measurement = Measurement()
+    monkeypatch.setattr(script, "open_device", lambda *_: device)
+    monkeypatch.setattr(script, "replayed_steps", lambda *_: ([], "nothing"))
+    monkeypatch.setattr(script, "plan_of", lambda *_: [])
+    monkeypatch.setattr(script, "measured_profile", lambda *_, **__: Outcome(measurement, profile))
+    monkeypatch.setattr(script, "composed_steps", lost)
+    with pytest.raises(RuntimeError, match="the device was lost"):
+        script.run(tmp_path, ["llama-3.1-8b"], 10.0, 0)
+    assert "| GEMM, replayed steps, mean error | 4% |" in (tmp_path / "report.md").read_text()
+    assert "| composed layers, bias | 2% |  | not measured |" in (tmp_path / "report.md").read_text()
+    measurement.interrupted = True  # nothing more is begun
+    with pytest.raises(KeyboardInterrupt):
+        script.run(tmp_path, ["llama-3.1-8b"], 10.0, 0)
+
+
+def test_a_point_whose_kernel_needs_more_than_the_chip_has_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.errors import OutOfResources
+
+    from simkit.calibrate import cuda_bench
+
+    def refuse(*_: object) -> None:
+        raise OutOfResources(300_000, 232_448, "shared memory")
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(cuda_bench, "cuda_calls", refuse)
+    bench = cuda_bench.CudaBench("bf16", (SHAPE,))
+    with pytest.raises(UnmeasurableError, match="shared memory"):
+        bench.timer(Point("gemm", ("bf16", 1, 2, 3)))
 
 
 def test_the_script_ends_before_the_first_device_call(tmp_path: Path) -> None:

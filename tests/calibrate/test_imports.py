@@ -59,6 +59,16 @@ def test_vidurs_gemms_are_those_of_one_gpu(vidur: Path) -> None:
     assert shapes == {(3072, 4096, 10e3), (4096, 2048, 20e3), (14336, 4096, 30e3), (4096, 7168, 40e3)}
 
 
+def test_tables_of_two_devices_are_not_mixed(vidur: Path) -> None:
+    """As in Vidur's own repository: a folder a device, and the network's files named after the boxes."""
+    (vidur / "h100").mkdir()
+    (vidur / "model.mlp.csv").rename(vidur / "h100" / "model.mlp.csv")
+    (vidur / "box.all_reduce.csv").rename(vidur / "h100_dgx.all_reduce.csv")
+    assert import_vidur(vidur, "h100").header.device == "h100-sxm"
+    with pytest.raises(InputError, match=r"h100.*: is of h100, not of a100-80gb; name the folder of one device"):
+        import_vidur(vidur, "a100")
+
+
 def test_vidurs_attention_counts_the_new_token(vidur: Path) -> None:
     tables = import_vidur(vidur, "a100").tables
     decode = tables["attention_decode"].iloc[0]

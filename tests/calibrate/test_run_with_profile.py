@@ -43,6 +43,20 @@ def test_a_profile_of_another_device_is_refused_unless_allowed(profile: Path) ->
     assert allowed.exit_code == 0
 
 
+def test_published_tables_of_a_device_that_is_not_known_are_of_another_one_too(tmp_path: Path) -> None:
+    whole = made_up_profile()
+    for kind, place in (("imported", tmp_path / "published"), ("measured", tmp_path / "own")):
+        origin = whole.header.origin.model_copy(update={"kind": kind})
+        header = whole.header.model_copy(update={"device": "gb200", "origin": origin})
+        write_operator_profile(OperatorProfile(header, whole.tables), place)
+    with pytest.raises(InputError, match="was measured on gb200, and the deployment is on h100-sxm"):
+        CliRunner().invoke(
+            app, [*RUN, "--device", "h100", "--profile", str(tmp_path / "published")], catch_exceptions=False
+        )
+    own = [*RUN, "--device", "h100", "--profile", str(tmp_path / "own")]
+    assert CliRunner().invoke(app, own, catch_exceptions=False).exit_code == 0
+
+
 def test_a_profile_may_be_named_by_its_header(profile: Path) -> None:
     assert profile_folder(profile) == profile_folder(profile / "profile.json") == profile
     assert profile_folder(profile / "gemm.csv") is None

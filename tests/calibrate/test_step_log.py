@@ -99,6 +99,7 @@ BAD: dict[str, tuple[str, str]] = {
     ),
     "unknown header key": (text(HEADER | {"blok_size": 16}), ":1: blok_size: unknown key; did you mean 'block_size'"),
     "bad header value": (text(HEADER | {"block_size": 0}), ":1: block_size=0"),
+    "more blocks than any machine has": (text(HEADER | {"num_gpu_blocks": 1 << 31}), ":1: num_gpu_blocks=2147483648"),
     "no steps": (text(HEADER, REQUEST), ": holds no step line"),
     "unknown kind": (text(HEADER, {"kind": "stp"}), ":2: kind='stp': is not known; did you mean 'step'"),
     "no kind": (text(HEADER, {"a": 1}), ":2: kind: is missing"),

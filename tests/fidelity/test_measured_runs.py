@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from simkit.errors import InputError
-from simkit.fidelity.measured_runs import LARGEST_FILE_BYTES, read_measured_runs
+from simkit.fidelity.measured_runs import LARGEST_FILE_BYTES, MeasuredRun, UnreadRun, read_measured_runs, runs_of
 from tests.fidelity.conftest import run
 
 
@@ -37,6 +37,10 @@ def test_what_was_asked_stands_in_for_what_was_generated(tmp_path: Path) -> None
     [
         ({"tensor_parallel": 0}, "tensor_parallel=0"),
         ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization=1.5"),
+        ({"tensor_parallel": 5000}, "tensor_parallel=5000"),
+        ({"kv_blocks": 1 << 30}, "kv_blocks=1073741824"),
+        ({"max_model_len": 1}, "max_model_len=1"),
+        ({"max_num_batched_tokens": 1 << 30}, "max_num_batched_tokens=1073741824"),
         ({"measured": {}}, "measured"),
         ({"measured": {"stage2": {"itl_mean_ms": 8.0}}}, "the load has 2 stages"),
         ({"measured": {"whole": {"itl_mean_ms": -1.0}}}, "itl_mean_ms=-1.0"),
@@ -66,6 +70,22 @@ def test_a_key_of_the_load_that_is_not_known_is_refused(tmp_path: Path) -> None:
     load = {**run()["workload_spec"], "question_len_std": 30}
     with pytest.raises(InputError, match="question_len_std: unknown key"):
         read_measured_runs(written(tmp_path, [run(workload_spec=load)]))
+
+
+def test_null_is_as_if_left_out(tmp_path: Path) -> None:
+    names = ("tensor_parallel", "weight_precision", "gpu_memory_utilization", "cpu_offload", "kv_blocks", "workload")
+    (read,) = read_measured_runs(written(tmp_path, [run(**dict.fromkeys(names))]))
+    assert (read.tensor_parallel, read.gpu_memory_utilization, read.weight_precision) == (1, 0.9, None)
+
+
+def test_a_bad_run_does_not_keep_the_others_from_being_read(tmp_path: Path) -> None:
+    path = written(tmp_path, [run(), run(id="b", workload_spec={"kind": "chat"}), "c"])
+    good, bad, worse = runs_of(path)
+    assert isinstance(good, MeasuredRun)
+    assert isinstance(bad, UnreadRun)
+    assert isinstance(worse, UnreadRun)
+    assert (bad.id, worse.id) == ("b", "run 2")
+    assert "kind: unknown key" in bad.reason
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:

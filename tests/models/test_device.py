@@ -51,6 +51,24 @@ def test_every_device_is_complete_and_plausible(name: str) -> None:
     assert load_device(name.upper()) is device
 
 
+# as torch.cuda.get_device_name and rocm-smi give them, and as tables and people spell them
+@pytest.mark.parametrize(
+    ("spelt", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-80gb-pcie"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("AMD Instinct MI300X", "mi300x"),
+        ("NVIDIA L4", "l4"),
+        ("h200_sxm", "h200"),
+    ],
+)
+def test_a_device_is_known_as_its_driver_calls_it(spelt: str, name: str) -> None:
+    assert load_device(spelt).name == name
+
+
 def test_at_least_fourteen_devices() -> None:
     assert len(known_devices()) >= 14
 

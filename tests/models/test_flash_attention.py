@@ -37,6 +37,40 @@ def test_two_gpus_have_half_the_heads_each() -> None:
     assert interpolate(half, 44, 32_000) == interpolate(alone_ns(arch, Layout(), device, 256, 32_000), 22, 32_000)
 
 
+def test_a_graph_cuts_as_it_was_captured() -> None:
+    """18 requests run the graph of 24: 192 programs of 8 heads, 89 % of what an A100 holds, so all are whole."""
+    arch, device = load_model("llama-3.1-8b"), load_device("a100")
+    eager, graph = (alone_ns(arch, Layout(), device, 256, 131_072, sizes) for sizes in ((), (1, 2, 4, 8, 16, 24)))
+    whole = pytest.approx(32 * 250 * TILE_NS)
+    assert interpolate(graph, 18, 32_000) == interpolate(graph, 24, 32_000) == interpolate(eager, 24, 32_000) == whole
+    assert interpolate(eager, 18, 32_000) < 0.6 * interpolate(graph, 18, 32_000)
+    assert interpolate(graph, 25, 32_000) == interpolate(eager, 25, 32_000)
+
+
+# AIConfigurator 0.12, tables a100_sxm (vLLM 0.14) and l40s (0.24), FlashAttention 2, 128 a head, us of one layer.
+# Where all KV fits the cache, as 4 requests on an L40S do, tables are of a hot cache and say nothing of a server
+@pytest.mark.parametrize(
+    ("device", "requests", "context", "measured_us"),
+    [
+        ("a100", 1, 4096, 101.7),
+        ("a100", 4, 4096, 105.1),
+        ("a100", 8, 4096, 108.7),
+        ("a100", 16, 4096, 199.4),
+        ("a100", 1, 1024, 31.5),
+        ("l40s", 1, 4096, 80.9),
+        ("l40s", 16, 4096, 417.4),
+    ],
+)
+def test_contexts_stay_whole_where_each_query_head_has_its_own_keys(
+    device: str, requests: int, context: int, measured_us: float
+) -> None:
+    """Llama 2 7B on four GPUs: 8 heads of 8. Cut as those of Llama 3 are, one context would be told at half of it."""
+    engine = EngineSettings(max_num_seqs=64, max_model_len=4096)
+    tables = resolve(Deployment(model="llama-2-7b", device=device, layout=Layout(tensor=4), engine=engine)).tables
+    told_us = interpolate(tables.decode_ns, requests, requests * context) / 32 / 1e3
+    assert told_us == pytest.approx(measured_us, rel=0.25)
+
+
 @pytest.mark.parametrize(
     ("device", "kv", "alike"),
     [("a100", "bf16", True), ("l40s", "bf16", True), ("rtx-5090", "bf16", True), ("a100", "fp8", False)]

@@ -30,6 +30,7 @@ from simkit.models.sharding import weight_bytes_per_stage
         ("mixtral-8x7b", Layout(tensor=2, data=2, expert=2), "use expert 4"),
         ("llama-3.1-8b", Layout(data=2), "no experts"),
         ("mixtral-8x7b", Layout(tensor=2, expert_skew=1.5), "set expert"),
+        ("mixtral-8x7b", Layout(tensor=2, expert=2, expert_skew=1.5, expert_zipf=0.8), "give one of them"),
     ],
 )
 def test_impossible_layout_says_what_would_fit(name: str, layout: Layout, words: str) -> None:
