@@ -27,6 +27,8 @@ def first_error(error: ValidationError, place: str, known: Iterable[str]) -> str
         return f"{at}.kind={found['ctx']['tag']!r}: is not known; {suggestion(found['ctx']['tag'], kinds)}"
     if found["type"] == "union_tag_not_found":
         return f"{at}: is no mapping with a 'kind'; add one"
+    if found["type"] in ("tuple_type", "list_type"):  # YAML has lists only
+        return f"{at}: input should be a valid list"
     if found["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return f"{at}: is not a mapping of keys to values"
     message = found["msg"].removeprefix("Value error, ").replace("\n", " ")

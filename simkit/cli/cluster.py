@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from simkit.cli.cluster_pools import are_alike, fleet_title, pool_rows, stands_for_all
 from simkit.cli.config import Config
 from simkit.cli.console import emit_json, people, progress, to_json, waiting_for
 from simkit.cluster.settings import Cluster
@@ -32,26 +33,34 @@ def run_cluster(config: RunConfig, folder: Path | None, rows: "Rows", json: bool
     """Serve the workload by the cluster; print, write the result directory, or emit JSON, as a run of one replica."""
     from simkit.cli.config import load_workload
     from simkit.cli.run import full_summary
+    from simkit.cluster.heeded import check_heeded
     from simkit.cluster.merged import merged_run
     from simkit.cluster.summary import fleet_summary
     from simkit.engine.warm_up import warm_up
 
     assert config.cluster is not None, "the caller looked"
-    spec = _resolved(config, None, 1.0)
+    specs = {pool.name: _resolved(config, pool.deployment, 1.0) for pool in config.cluster.all_pools()}
+    spec = stands_for_all(specs)
     with waiting_for("reading the workload"):
         workload = load_workload(config.workload, config.seed)
+    check_heeded(config.cluster, workload)
     with waiting_for("compiling the engine, which is kept for later runs"):
-        warm_up(spec.deployment.engine.discipline)
+        for discipline in sorted({each.deployment.engine.discipline for each in specs.values()}):
+            warm_up(discipline)
     with progress("requests", len(workload)) as on_progress:
         fleet = _served(config, workload, 1.0, on_progress)
     result = merged_run(fleet)
-    summary = {**full_summary(config, spec, workload, result), "fleet": fleet_summary(fleet)}
+    pools = pool_rows(config.cluster, specs)
+    summary = {**full_summary(config, spec, workload, result), "fleet": {**fleet_summary(fleet), "pools": pools}}
+    if not are_alike(specs):
+        del summary["memory_bytes"], summary["engine"]  # each pool's own are with it
+    title = fleet_title(config.cluster, specs)
     if folder is not None:
-        _write(folder, config, spec, workload, fleet, summary, rows)
+        _write(folder, config, title, workload, fleet, summary, rows)
     if json:
         emit_json(summary)
     else:
-        _show(config, spec, workload, fleet, summary, folder)
+        _show(title, workload, summary, folder)
     if not fleet.complete:
         raise PartialResultError("interrupted; what is printed or written is partial and says so")
 
@@ -84,7 +93,7 @@ def _served(
 def _write(
     folder: Path,
     config: RunConfig,
-    spec: "ReplicaSpec",
+    title: str,
     workload: "Workload",
     fleet: "FleetResult",
     summary: dict[str, object],
@@ -99,7 +108,7 @@ def _write(
 
     resolved = config.model_dump(mode="json")
     data = ReportData(
-        title=f"{len(fleet.lives)} x {spec.architecture.name} on {spec.device.name}: {workload.name}",
+        title=f"{title}: {workload.name}",
         result=merged_run(fleet),
         summary=summary,
         config=resolved,
@@ -125,18 +134,11 @@ def _sensitivity(config: RunConfig, workload: "Workload") -> "list[Sensitivity]"
     return found
 
 
-def _show(
-    config: RunConfig,
-    spec: "ReplicaSpec",
-    workload: "Workload",
-    fleet: "FleetResult",
-    summary: dict[str, object],
-    folder: Path | None,
-) -> None:
+def _show(title: str, workload: "Workload", summary: dict[str, object], folder: Path | None) -> None:
     from simkit.report.fleet import fleet_table
     from simkit.report.table import summary_table
 
-    people.print(f"[bold]{spec.architecture.name} on {spec.device.name}[/bold], a fleet, workload {workload.name}")
+    people.print(f"[bold]{title}[/bold], workload {workload.name}")
     for note in workload.notes:
         people.print(f"note: {note}", markup=False)
     people.print(summary_table(summary))

@@ -138,17 +138,26 @@ def explain(error: ValidationError, place: str, kind: type[BaseModel] = Config) 
 
 
 def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """The keys that the model at a path knows."""
+    """The keys that the model at a path, through lists and models told apart by their kind, knows."""
+    here = [model]
     for name in path:
-        field = model.model_fields.get(name)
-        if field is None:
-            break
-        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
-        below = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        if name.isdigit():
+            continue
+        of_kind = [each for each in here if "kind" in each.model_fields and each.model_fields["kind"].default == name]
+        field = here[0].model_fields.get(name)
+        below = of_kind if len(here) > 1 else _models_in(field.annotation) if field is not None else []
         if not below:
             break
-        model = below[0]
-    return list(model.model_fields)
+        here = below
+    return list(here[0].model_fields)
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    """The models that a type is, or is made of."""
+    parts = get_args(annotation)
+    if not parts and isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in parts for model in _models_in(part)]
 
 
 def resolve_replica(config: Config) -> ReplicaSpec:

@@ -10,6 +10,7 @@ import numpy as np
 
 from simkit.cluster.forked import CAN_FORK, in_processes
 from simkit.cluster.offers import Offered, Offers, event_capacity
+from simkit.cluster.plug_in import one_line
 from simkit.cluster.result import FleetResult, plain_fleet
 from simkit.cluster.routers import BlindRouter
 from simkit.cluster.way import no_such_replica
@@ -36,19 +37,31 @@ def serve_dealt(
     processes: int,
 ) -> FleetResult:
     """Give each replica its share, in `processes` processes where the system can fork them."""
-    share = np.asarray(router.shares(workload, len(specs)))
-    if share.shape != (len(workload),):
-        raise InputError(
-            f"router {name}: shares of shape {share.shape} for {len(workload)} requests; one each is wanted"
-        )
-    wrong = np.flatnonzero((share < 0) | (share >= len(specs)))
-    if len(wrong):
-        raise no_such_replica(name, int(wrong[0]), int(share[wrong[0]]), len(specs))
+    share = shares_of(router, name, workload, len(specs))
     order = np.argsort(share, kind="stable")
     ends = np.cumsum(np.bincount(share, minlength=len(specs)))
     rows = np.split(order.astype(np.int64), ends[:-1])
     parts, complete = _served(workload, specs, rows, on_progress, processes)
     return plain_fleet(name, workload, parts, specs, complete)
+
+
+def shares_of(router: BlindRouter, name: str, workload: Workload, replicas: int) -> I64:
+    """[n] the replica of each request; InputError for a router, called `name`, that fails or names none of them."""
+    try:
+        share = np.asarray(router.shares(workload, replicas))
+    except InputError:
+        raise
+    except Exception as error:  # a router may be anybody's code
+        raise InputError(f"router {name}: {one_line(error)}") from error
+    if share.shape != (len(workload),) or (share.dtype.kind not in "iu" and len(share)):
+        raise InputError(
+            f"router {name}: shares of shape {share.shape} and type {share.dtype} for {len(workload)} requests; a "
+            "whole number each is wanted"
+        )
+    wrong = np.flatnonzero((share < 0) | (share >= replicas))
+    if len(wrong):
+        raise no_such_replica(name, int(wrong[0]), int(share[wrong[0]]), replicas)
+    return share.astype(np.int64)
 
 
 def _served(

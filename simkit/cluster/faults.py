@@ -10,6 +10,7 @@ import simpy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from simkit.cluster.alarm import Alarm
+from simkit.cluster.job import Job
 from simkit.cluster.live import House
 from simkit.cluster.roster import Life, State
 from simkit.cluster.startup import Startup
@@ -18,6 +19,7 @@ from simkit.invalid import first_error
 from simkit.yaml_file import read_yaml
 
 MAX_FILE_BYTES = 1 << 24
+SLOW_FACTOR = 2.0  # of step times, where none is given
 
 Kind = Literal["crash", "slow", "cut_off", "link_down", "node_down", "update"]
 
@@ -35,7 +37,9 @@ class Fault(BaseModel):
     for_s: float | None = Field(
         default=None, ge=0, le=1e9, description="how long; default for a crash or an update: engine start and weights"
     )
-    factor: float = Field(default=2.0, gt=0, le=1e4, description="of step times, for slow")
+    factor: float | None = Field(
+        default=None, gt=0, le=1e4, description=f"of step times, for slow; default {SLOW_FACTOR:g}"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> "Fault":
@@ -43,6 +47,8 @@ class Fault(BaseModel):
             raise ValueError(f"{self.kind} needs for_s, how long it lasts")
         if self.kind == "node_down" and self.node is None:
             raise ValueError("node_down needs the node's number")
+        if self.kind != "slow" and self.factor is not None:
+            raise ValueError(f"factor is of slow, and this is {self.kind}; leave it out")
         return self
 
     def hits(self, life: Life) -> bool:
@@ -65,12 +71,14 @@ class RandomFaults(BaseModel):
     slow: float = Field(default=0.0, ge=0)
     cut_off: float = Field(default=0.0, ge=0)
     link_down: float = Field(default=0.0, ge=0)
-    slow_factor: float = Field(default=2.0, gt=0, le=1e4)
+    slow_factor: float | None = Field(default=None, gt=0, le=1e4, description=f"default {SLOW_FACTOR:g}")
 
     @model_validator(mode="after")
     def _some_kind(self) -> "RandomFaults":
         if self.crash + self.slow + self.cut_off + self.link_down <= 0:
             raise ValueError("the weights of crash, slow, cut_off and link_down are all 0; give one")
+        if self.slow == 0 and self.slow_factor is not None:
+            raise ValueError("slow_factor is of slow, whose weight is 0; give slow a weight, or leave slow_factor out")
         return self
 
 
@@ -117,11 +125,18 @@ def fault_process(faults: Faults, startup: Startup, rng: np.random.Generator) ->
         for fault in scheduled:
             Alarm(house.clock, round(fault.at_s * 1e9), partial(breakage.happen, fault))
         if faults.random is not None:
-            for life in list(house.roster.lives):
-                stream = np.random.default_rng(int(rng.integers(1 << 62)))
-                house.clock.process(_random_faults(house, breakage, faults.random, life.number, stream))
+            watch = partial(_watch, house, breakage, faults.random, rng)
+            for number in sorted({life.number for life in house.roster.lives}):
+                watch(number)
+            house.roster.on_new.append(watch)
 
     return begin
+
+
+def _watch(house: House, breakage: "Breakage", spec: RandomFaults, rng: np.random.Generator, number: int) -> None:
+    """Let a replica have random faults, out of a stream of its own."""
+    stream = np.random.default_rng(int(rng.integers(1 << 62)))
+    house.clock.process(_random_faults(house, breakage, spec, number, stream))
 
 
 def _random_faults(
@@ -135,7 +150,8 @@ def _random_faults(
         for_s = float(rng.exponential(spec.mean_for_s))
         kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
         if not house.door.done:
-            breakage.happen(Fault(at_s=0.0, kind=kind, replica=number, for_s=min(for_s, 1e9), factor=spec.slow_factor))
+            factor = spec.slow_factor if kind == "slow" else None
+            breakage.happen(Fault(at_s=0.0, kind=kind, replica=number, for_s=min(for_s, 1e9), factor=factor))
 
 
 class Breakage:
@@ -146,48 +162,65 @@ class Breakage:
         self._startup = startup
 
     def happen(self, fault: Fault) -> None:
-        """A fault at this moment, on all replicas that it hits."""
+        """A fault at this moment, on all replicas that it hits; when all requests are over, nothing counts any more."""
+        if self._house.door.done:
+            return
         hit = [life for life in self._house.roster.lives if life.state is not State.GONE and fault.hits(life)]
+        before = [State.WARM if life.warming else life.state for life in hit]
         if fault.kind == "update":
             self._house.clock.process(self._update(hit, fault))
             return
+        # all are hit at once: whoever is lost must not be sent on to one that goes down at the same moment
+        lost: list[Job] = []
         for life in hit:
             if fault.kind in ("crash", "node_down"):
-                self._crash(life, fault)
+                lost += self._crash(life)
             elif fault.kind == "slow":
                 self._slow(life, fault)
             elif fault.kind == "link_down":
-                self._link_down(life, fault)
+                lost += self._link_down(life, fault)
             else:
-                self._cut_off(life, fault)
+                lost += self._cut_off(life, fault)
+        if fault.kind in ("crash", "node_down"):
+            for life, state in zip(hit, before, strict=True):
+                self._bring_back(life, state, fault)
+        if fault.kind != "slow":
+            self._house.door.lost(lost)
 
-    def _crash(self, life: Life, fault: Fault) -> None:
-        """Gone with its requests and its cache, and back after a while; one that was to leave stays away."""
-        leaving = life.state is State.DRAINING
-        down_ns = self._down_ns(life, fault)
-        house = self._house
-        lost = house.door.dropped(life, house.roster.crash(life))
-        if not leaving:
-            house.roster.start(life.member, down_ns, life.number)
-        house.door.lost(lost)
+    def _crash(self, life: Life) -> list[Job]:
+        """Gone with its requests, which are returned, and its cache."""
+        return self._house.door.dropped(life, self._house.roster.crash(life))
+
+    def _bring_back(self, life: Life, before: State, fault: Fault) -> None:
+        """A replica that crashed is what it was `before` after a while; one that was to leave stays away."""
+        down_ns, roster = self._down_ns(life, fault), self._house.roster
+        if before is State.WARM:
+            roster.hold_warm(life.member, down_ns, life.number)
+        elif before is not State.DRAINING:
+            roster.start(life.member, down_ns, life.number)
 
     def _slow(self, life: Life, fault: Fault) -> None:
         station = life.station
+        factor = SLOW_FACTOR if fault.factor is None else fault.factor
         if station is not None:
-            station.slow_down(fault.factor)
-            Alarm(self._house.clock, self._over_ns(fault), lambda: station.slow_down(1.0))
+            station.slow_down(factor)
+            Alarm(self._house.clock, self._over_ns(fault), lambda: station.speed_up(factor))
 
-    def _cut_off(self, life: Life, fault: Fault) -> None:
+    def _cut_off(self, life: Life, fault: Fault) -> list[Job]:
+        """It cannot be reached; returns the requests that are lost with it."""
         lost = self._house.door.dropped(life, self._house.roster.cut_off(life))
         Alarm(self._house.clock, self._over_ns(fault), lambda: self._house.roster.rejoin(life))
-        self._house.door.lost(lost)
+        return lost
 
-    def _link_down(self, life: Life, fault: Fault) -> None:
-        """It works and can be reached, but no KV comes to it from another replica or a shared store, or leaves it."""
+    def _link_down(self, life: Life, fault: Fault) -> list[Job]:
+        """It works and can be reached, but no KV comes to it from another replica or a shared store, or leaves it.
+
+        Returns the requests that are lost with what was on its links.
+        """
         life.unlinked += 1
         lost = self._house.door.unlinked(life)
         Alarm(self._house.clock, self._over_ns(fault), partial(self._link_up, life))
-        self._house.door.lost(lost)
+        return lost
 
     def _link_up(self, life: Life) -> None:
         life.unlinked -= 1
@@ -197,6 +230,8 @@ class Breakage:
         """One after the other: no more requests, wait for its answers, start it again, and only then the next."""
         roster = self._house.roster
         for life in lives:
+            if self._house.door.done:
+                return
             if life.state is not State.SERVING:
                 continue
             gone = simpy.Event(self._house.clock)

@@ -188,24 +188,28 @@ def _result(house: House, flow: KvFlow | None, name: str, complete: bool) -> Fle
         columns.status, arrived, sum(door.attempts), sum(door.retries), n - arrived if door.done else 0
     )
     ends = [int(result.end_ns) for result in replicas]
+    end_ns = max([*door.over_ns, *ends, *(life.ended_ns or 0 for life in lives), 0])
     fleet = FleetResult(
         router=name,
         replicas=replicas,
-        lives=tuple(
-            LifeSpan(life.number, life.member.pool, life.gpus, life.asked_ns, life.ready_ns, life.ended_ns)
-            for life in lives
-        ),
+        lives=tuple(_span(life, end_ns) for life in lives),
         requests=columns,
         replica_of=replica_of,
         row_of=row_of,
         outside_ns=outside_ns,
         accounts=accounts,
-        end_ns=max([*door.over_ns, *ends, *(life.ended_ns or 0 for life in lives), 0]),
+        end_ns=end_ns,
         complete=complete,
         handover=None if flow is None else flow.handover(door.last),
         tiers=() if flow is None else flow.tier_totals(),
     )
     return seen_by_clients(fleet, [life.member.spec for life in lives])
+
+
+def _span(life: Life, end_ns: int) -> LifeSpan:
+    """A life, as far as it was over when the run was: who was starting then never became ready."""
+    ready_ns = None if life.ready_ns is None or life.ready_ns > end_ns else life.ready_ns
+    return LifeSpan(life.number, life.member.pool, life.gpus, life.asked_ns, ready_ns, life.ended_ns)
 
 
 def _life_result(house: House, life: Life, complete: bool) -> RunResult:

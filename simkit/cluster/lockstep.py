@@ -5,6 +5,7 @@ from itertools import groupby
 
 import numpy as np
 
+from simkit.cluster.dealt import shares_of
 from simkit.cluster.loops.lockstep import IDLE, deliver, run_together
 from simkit.cluster.offers import Offered, Offers
 from simkit.cluster.rack import Rack, new_rack, replica_of, roomier
@@ -13,6 +14,7 @@ from simkit.cluster.result import FleetResult, plain_fleet
 from simkit.cluster.roster import Member
 from simkit.cluster.routers import BlindRouter, Router
 from simkit.cluster.routers.reported import Reader
+from simkit.cluster.way import asked
 from simkit.engine.simulate import ITERATIONS_A_CALL, result_of
 from simkit.engine.state import I32, I64, NEVER, ROWS
 from simkit.errors import InputError
@@ -64,7 +66,7 @@ def serve_lockstep(
     longest = int((workload.prompt_tokens.astype(np.int64) + workload.output_tokens).max(initial=1))
     rack = new_rack(specs, offers, int(len(workload) / len(specs) * SPARE) + 64, longest)
     chosen = np.full(len(workload), -1, dtype=np.int32)
-    shares = None if isinstance(router, Router) else router.shares(workload, len(specs))
+    shares = None if isinstance(router, Router) else shares_of(router, name, workload, len(specs))
     view = RackView(workload, members, offers)
     complete = True
     try:
@@ -72,7 +74,11 @@ def serve_lockstep(
             _run(rack, groups, now)
             if int(rack.at[:, ROWS].max()) == rack.requests.shape[1]:
                 rack = roomier(rack)
-            choice = int(shares[request]) if shares is not None else _asked(router, request, view.at(rack, now), name)
+            if shares is None:
+                assert isinstance(router, Router), "who has no shares"
+                choice = asked(router, name, request, view.at(rack, now))
+            else:
+                choice = int(shares[request])
             chosen[request] = choice
             if offers[choice].fits[request]:
                 deliver(rack, choice, request, now)
@@ -93,14 +99,6 @@ def _run(rack: Rack, groups: Sequence[tuple[int, int]], until_ns: int) -> None:
             pass
         if until_ns != NEVER:
             run_together(rack, first, last, until_ns, NEVER, planned)
-
-
-def _asked(router: Router | BlindRouter, request: int, view: RackView, name: str) -> int:
-    assert isinstance(router, Router), "the caller looked"
-    choice = int(router.choose(request, view))
-    if not 0 <= choice < len(view):
-        raise InputError(f"router {name}: request {request} to replica {choice}; there are {len(view)}, from 0")
-    return choice
 
 
 def _check(members: Sequence[Member], name: str, router: Router | BlindRouter) -> None:

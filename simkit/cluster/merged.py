@@ -6,7 +6,9 @@ from dataclasses import fields, replace
 import numpy as np
 
 from simkit.cluster.result import FleetResult
+from simkit.engine.record import BUCKETS
 from simkit.engine.state import F64, I64
+from simkit.errors import InputError
 from simkit.metrics.result import Events, Histogram, RequestColumns, RunResult, Series, Status
 
 
@@ -15,8 +17,14 @@ def merged_run(fleet: FleetResult) -> RunResult:
 
     `requests` is what clients saw, in order of arrival, which in closed loops is another than the workload's; what was
     never asked, because no answer came before it, is left out. Events are those of each request's last attempt.
+    Raises InputError for a fleet that never had a replica.
     """
     parts = fleet.replicas
+    if not parts:
+        raise InputError(
+            f"cluster.autoscaling: no replica was ever started for {fleet.accounts.arrived} requests; let the rule ask "
+            "for one, or set least: 1"
+        )
     present_ns = [
         max(0, (fleet.end_ns if life.ended_ns is None else life.ended_ns) - life.ready_ns)
         for life in fleet.lives
@@ -74,6 +82,8 @@ def _added(parts: Sequence[Histogram]) -> Histogram:
 def _series(fleet: FleetResult) -> Series:
     """Over the coarsest of the replicas' buckets; shares are means over the replicas that were ready."""
     bucket_ns = max(part.series.bucket_ns for part in fleet.replicas)
+    while fleet.end_ns // bucket_ns >= BUCKETS:  # it went on after the last of its replicas had done anything
+        bucket_ns *= 2
     length = max(fleet.end_ns // bucket_ns + 1, 1)
     present = np.zeros(length, dtype=np.float64)
     total = {name: np.zeros(length, dtype=np.float64) for name in ("running", "waiting", "kv_used", "busy")}

@@ -64,27 +64,22 @@ class Roster:
         self.serving: list[Life] = []
         self.on_change: list[Callable[[], None]] = []  # called when a replica becomes ready
         self.on_gone: list[Callable[[Life], None]] = []  # called when one is gone
+        self.on_new: list[Callable[[int], None]] = []  # called with the number of one that was never there before
         self._clock = clock
         self._next_number = 0
 
     def start(self, member: Member, delay_ns: int, number: int | None = None) -> Life:
         """A replica that is ready after `delay_ns`; without a `number` a new one."""
-        if number is None:
-            number = self._next_number
-            self._next_number += 1
-        life = Life(number, member, int(self._clock.now), len(self.lives))
-        self.lives.append(life)
+        life = self._new_life(member, number)
         if delay_ns == 0:
             self._ready(life)
         else:
             Alarm(self._clock, int(self._clock.now) + delay_ns, lambda: self._ready(life))
         return life
 
-    def hold_warm(self, member: Member, delay_ns: int) -> Life:
-        """A replica that is loaded after `delay_ns` and held back until `activate`."""
-        life = Life(self._next_number, member, int(self._clock.now), len(self.lives))
-        self._next_number += 1
-        self.lives.append(life)
+    def hold_warm(self, member: Member, delay_ns: int, number: int | None = None) -> Life:
+        """A replica that is loaded after `delay_ns` and held back until `activate`; without a `number` a new one."""
+        life = self._new_life(member, number)
         life.warming = True
         Alarm(self._clock, int(self._clock.now) + delay_ns, lambda: self._loaded(life))
         return life
@@ -137,6 +132,15 @@ class Roster:
         if life.state is State.CUT_OFF:
             life.state = State.SERVING
             self._insert(life)
+
+    def _new_life(self, member: Member, number: int | None) -> Life:
+        life = Life(self._next_number if number is None else number, member, int(self._clock.now), len(self.lives))
+        self.lives.append(life)
+        if number is None:
+            self._next_number += 1
+            for told in self.on_new:
+                told(life.number)
+        return life
 
     def _loaded(self, life: Life) -> None:
         life.warming = False

@@ -11,6 +11,7 @@ from simkit.cluster.fleet import compiled_rule, named_router, serve_fleet
 from simkit.cluster.live import House, Rules, serve_live
 from simkit.cluster.lockstep import in_lockstep, serve_lockstep
 from simkit.cluster.moving import Moving
+from simkit.cluster.places import places_of
 from simkit.cluster.result import FleetResult
 from simkit.cluster.roster import Member
 from simkit.cluster.routers import BlindRouter, Router
@@ -40,7 +41,14 @@ def serve_cluster(
     moving = Moving(cluster.disaggregation, cluster.tiers)
     name, chosen, _ = named_router(cluster.chosen_router, seed)
     specs = [member.spec for member in members]
-    if in_lockstep([*members, *templates.values()]):
+    together = in_lockstep([*members, *templates.values()])
+    if cluster.processes > 1 and (together or cluster.on_the_clock or moving or not isinstance(chosen, BlindRouter)):
+        raise InputError(
+            f"cluster.processes={cluster.processes}: only what is dealt out beforehand runs in several, by a router "
+            "that looks at nothing (round_robin, random, consistent_hash, sticky) and with nothing else going on; "
+            "leave it out"
+        )
+    if together:
         if cluster.on_the_clock or moving:
             raise InputError(
                 "cluster: engines that share experts (layout.data) go with nothing of admission, clients, sessions, "
@@ -86,17 +94,10 @@ def _of_pools(fleet: FleetResult, members: Sequence[Member]) -> FleetResult:
 
 def members_of(cluster: Cluster, resolve: Resolve) -> tuple[list[Member], dict[str, Member]]:
     """The replicas that are there from the start, and for each pool what another one of it would be."""
-    members: list[Member] = []
-    templates: dict[str, Member] = {}
-    node = 0
-    for pool in cluster.all_pools():
-        spec = resolve(pool.deployment)
-        count = pool.replicas * pool.data_parallel
-        members += [Member(spec, pool.name, node + i // pool.per_node) for i in range(count)]
-        node += -(-count // pool.per_node)
-        templates[pool.name] = Member(spec, pool.name, node)
-        node += 1
-    return members, templates
+    specs = {pool.name: resolve(pool.deployment) for pool in cluster.all_pools()}
+    there, added = places_of(cluster)
+    members = [Member(specs[pool], pool, node) for pool, node in there]
+    return members, {pool: Member(specs[pool], pool, node) for pool, node in added.items()}
 
 
 def replicas_over_time(fleet: FleetResult) -> tuple["np.ndarray[tuple[int, ...], np.dtype[np.int64]]", ...]:

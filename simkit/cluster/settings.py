@@ -68,6 +68,13 @@ class Cluster(BaseModel):
                 raise ValueError(f"autoscaling names pool {scaling.pool!r}; there are {', '.join(names)}")
         if sum(pool.replicas for pool in self.all_pools()) == 0 and not self.autoscaling:
             raise ValueError("no replicas, and nothing that starts one; give at least one")
+        for what, given in (
+            ("autoscaling of pool", [scaling.pool for scaling in self.autoscaling]),
+            ("tier", [tier.name for tier in self.tiers]),
+        ):
+            twice = [name for name in given if given.count(name) > 1]
+            if twice:
+                raise ValueError(f"{what} {twice[0]!r} is there twice; give it once")
         self._check_pools_apart()
         if not (self.disaggregation or self.tiers) and self.faults.breaks_links:
             raise ValueError("faults: link_down is of links that KV goes over; it needs disaggregation or tiers")

@@ -4,6 +4,7 @@ It is no process that takes steps. Between two looks it sleeps until the earlies
 end (simkit.cluster.loops.lookahead); what arrives meanwhile is put in its arrays and waits there.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -82,6 +83,7 @@ class Station:
         self._late_ns = 0
         self._alarm: Alarm | None = None
         self._stopped = False
+        self._slowness: list[float] = []  # factors of the slow-downs under way
 
     @property
     def booked(self) -> int:
@@ -162,9 +164,18 @@ class Station:
         return lost
 
     def slow_down(self, factor: float) -> None:
-        """From its next step on, steps take `factor` times as long as the deployment's."""
+        """From its next step on, steps take `factor` times as long; several factors at a time multiply."""
+        self._slowness.append(factor)
+        self._retime()
+
+    def speed_up(self, factor: float) -> None:
+        """One `slow_down` by this factor is over."""
+        self._slowness.remove(factor)
+        self._retime()
+
+    def _retime(self) -> None:
         self.look()
-        self._tables = scaled(self.spec.tables, factor) if factor != 1.0 else self.spec.tables
+        self._tables = scaled(self.spec.tables, math.prod(self._slowness)) if self._slowness else self.spec.tables
         self._least_step_ns = least_step_ns(self._tables)
         self.look()
 

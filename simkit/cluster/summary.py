@@ -5,11 +5,13 @@ from dataclasses import asdict
 import numpy as np
 
 from simkit.cluster.result import FleetResult, LifeSpan
+from simkit.cluster.serve import replicas_over_time
 from simkit.metrics.result import RunResult, Status
 from simkit.metrics.summary import Tree, statistics
 
 HOUR_NS = 3600 * 10**9
 MOST_LISTED = 256  # lives, in the summary; totals are over all
+MOST_CHANGES = 10_000  # of the number of replicas, in the summary
 
 
 def fleet_summary(fleet: FleetResult) -> Tree:
@@ -22,6 +24,7 @@ def fleet_summary(fleet: FleetResult) -> Tree:
         "accounts": asdict(fleet.accounts),
         "gpu_hours": fleet.gpu_ns() / HOUR_NS,
         "replicas_mean": sum(present) / fleet.end_ns if fleet.end_ns else 0.0,
+        "replicas_over_time": _over_time(fleet),
         "lives": len(fleet.lives),
         "outside_s": statistics(fleet.outside_ns[finished] / 1e9),
         "handover": None if fleet.handover is None else asdict(fleet.handover),
@@ -32,6 +35,16 @@ def fleet_summary(fleet: FleetResult) -> Tree:
             for life, result, present_ns in list(zip(fleet.lives, fleet.replicas, present, strict=True))[:MOST_LISTED]
         ],
     }
+
+
+def _over_time(fleet: FleetResult) -> Tree | None:
+    """How many serve and are paid for from each time on; None if that never changes, or too often to list."""
+    times, serving, paid = replicas_over_time(fleet)
+    changing = times[times < fleet.end_ns]  # at the end all are gone
+    if len(changing) < 2 or len(changing) > MOST_CHANGES:
+        return None
+    part = slice(0, len(changing))
+    return {"at_s": (changing / 1e9).tolist(), "serving": serving[part].tolist(), "paid_for": paid[part].tolist()}
 
 
 def _row(life: LifeSpan, result: RunResult, present_ns: int) -> Tree:

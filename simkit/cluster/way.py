@@ -1,5 +1,6 @@
 """How a request gets from the door to the replica that answers it: at once, or with stations on the way."""
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -7,8 +8,9 @@ import simpy
 
 from simkit.cluster.job import Job
 from simkit.cluster.offers import Offers
+from simkit.cluster.plug_in import one_line
 from simkit.cluster.roster import Life, Roster
-from simkit.cluster.routers import Router
+from simkit.cluster.routers import Router, View
 from simkit.cluster.station import Station
 from simkit.cluster.view import FleetView
 from simkit.errors import InputError
@@ -65,10 +67,7 @@ class Choice:
 
     def of(self, request: int, room: Sequence[Life]) -> Life:
         """The replica for a request; InputError if the router names one that is not there."""
-        choice = self._router.choose(request, self._view.over(room))
-        if not 0 <= choice < len(room):
-            raise no_such_replica(self._name, request, choice, len(room))
-        return room[choice]
+        return room[asked(self._router, self._name, request, self._view.over(room))]
 
 
 class Straight:
@@ -145,6 +144,19 @@ def below_limit(lives: Sequence[Life], limit: int | None) -> Sequence[Life]:
     if limit is None:
         return lives
     return [life for life in lives if life.station is not None and life.station.booked < limit]
+
+
+def asked(router: Router, name: str, request: int, view: View) -> int:
+    """The replica that a router, called `name`, chooses; InputError for none that is there, or a failure of it."""
+    try:
+        choice = operator.index(router.choose(request, view))
+    except InputError:
+        raise
+    except Exception as error:  # a router may be anybody's code
+        raise InputError(f"router {name}: {one_line(error)}; choose(request, fleet) must return a number") from error
+    if not 0 <= choice < len(view):
+        raise no_such_replica(name, request, choice, len(view))
+    return choice
 
 
 def no_such_replica(name: str, request: int, replica: int, replicas: int) -> InputError:

@@ -97,6 +97,8 @@ def random_cluster(seed: int) -> tuple[Workload, Cluster, ReplicaSpec]:
             fault.pop("node")
         else:
             fault.pop("replica")
+        if fault["kind"] != "slow":
+            fault.pop("factor")
     scaling = {
         "least": int(rng.integers(0, 2)),
         "most": int(rng.integers(1, 5)),

@@ -7,11 +7,13 @@ import pytest
 from one_step_jobs import jobs, statuses
 
 from simkit.cluster.checks import check_fleet
+from simkit.cluster.merged import merged_run
 from simkit.cluster.result import FleetResult
 from simkit.cluster.scaling_rules import QueueRule, Signals, SloRule, UtilisationRule
 from simkit.cluster.serve import replicas_over_time, serve_cluster
 from simkit.cluster.settings import Cluster
 from simkit.cluster.startup import Startup
+from simkit.cluster.summary import fleet_summary
 from simkit.engine.deployment import ReplicaSpec
 from simkit.errors import InputError
 from simkit.workloads.workload import Workload
@@ -46,6 +48,11 @@ def test_scale_from_zero_waits_for_machine_weights_and_engine(single_server: Rep
     assert fleet.lives[0].asked_ns == 10 * MS
     # paid for from the order to the end of the run
     assert fleet.gpu_ns() == fleet.end_ns - 10 * MS
+    assert fleet_summary(fleet)["replicas_over_time"] == {
+        "at_s": [0.010, ready / 1e9], "serving": [0, 1], "paid_for": [1, 1],
+    }  # fmt: skip
+    fixed = serve_cluster(jobs([3], [10]), Cluster(replicas=2), lambda _: single_server, 0)
+    assert fleet_summary(fixed)["replicas_over_time"] is None
 
 
 def test_gpu_time_is_the_integral_of_what_is_paid_for(single_server: ReplicaSpec) -> None:
@@ -154,6 +161,8 @@ def test_a_rule_that_wants_nobody_ends_with_requests_in_flight(single_server: Re
     )
     fleet = serve_cluster(jobs([0, 1], [10, 10]), cluster, lambda _: single_server, 0)
     assert (fleet.accounts.arrived, fleet.accounts.in_flight) == (2, 2)
+    with pytest.raises(InputError, match="no replica was ever started for 2 requests"):
+        merged_run(fleet)
 
 
 def test_startup_adds_up(spec: ReplicaSpec) -> None:

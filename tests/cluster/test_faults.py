@@ -136,6 +136,17 @@ def test_a_node_takes_all_its_replicas_down(single_server: ReplicaSpec) -> None:
     assert statuses(fleet) == ["finished"] * 4
 
 
+@pytest.mark.parametrize("kind", ["node_down", "crash", "cut_off"])
+def test_who_is_lost_goes_to_nobody_that_goes_down_at_the_same_moment(single_server: ReplicaSpec, kind: str) -> None:
+    """Six replicas on one node, one on another: all six requests are sent on once, to the one that is left."""
+    down = {"at_s": 0.005, "kind": kind, "node": 0, "for_s": 1.0}
+    pools = [{"replicas": 7, "per_node": 6}]
+    fleet = serve(jobs([0] * 7, [10] * 7), single_server, [down], pools=pools, lost_jobs={"most": 1})
+    assert statuses(fleet) == ["finished"] * 7
+    assert fleet.accounts.resent == 6
+    assert sorted(fleet.requests.finish_ns // MS) == [10, 20, 30, 40, 50, 60, 70]
+
+
 def test_a_rolling_update_takes_one_after_the_other(single_server: ReplicaSpec) -> None:
     workload = jobs(list(range(0, 400, 4)), [10] * 100)
     fleet = serve(workload, single_server, [{"at_s": 0.050, "kind": "update", "for_s": 0.020}], replicas=4)
@@ -160,6 +171,70 @@ def test_random_faults_are_of_the_seed_and_of_the_rate(single_server: ReplicaSpe
     # 60 s x 2 replicas / 2 s = 60, Poisson
     assert all(60 - 4 * 60**0.5 < count < 60 + 4 * 60**0.5 for count in crashes)
     assert fleets[0].lives == fleets[1].lives != fleets[2].lives
+
+
+def test_what_is_due_after_the_last_request_counts_for_nothing(single_server: ReplicaSpec) -> None:
+    workload = jobs([0, 1], [10, 10])
+    plain = serve(workload, single_server, [], replicas=2)
+    for kind in ("crash", "update"):
+        late = serve(workload, single_server, [{"at_s": 500.0, "kind": kind, "for_s": 10.0}], replicas=2)
+        assert late.lives == plain.lives
+        assert (late.end_ns, late.gpu_ns()) == (plain.end_ns, plain.gpu_ns())
+    # an update that is under way when the last request ends goes no further
+    update = serve(workload, single_server, [{"at_s": 0.0, "kind": "update", "for_s": 0.020}], replicas=2)
+    assert update.end_ns == plain.end_ns
+    # who was to be back later than that never was
+    assert [(life.number, life.ready_ns) for life in update.lives] == [(0, 0), (1, 0), (0, None)]
+
+
+def test_slow_downs_of_one_replica_multiply_and_end_by_themselves(single_server: ReplicaSpec) -> None:
+    slow = [
+        {"at_s": 0.005, "kind": "slow", "for_s": 0.105, "factor": 2},
+        {"at_s": 0.025, "kind": "slow", "for_s": 0.055, "factor": 3},
+    ]
+    fleet = serve(jobs([0, 10, 30, 90, 120], [10] * 5), single_server, slow)
+    # x1 from 0; x2 from 10; x6 from 30; x2 again from 90, the first still going on; x1 from 120
+    assert (fleet.requests.finish_ns // MS).tolist() == [10, 30, 90, 110, 130]
+
+
+def test_a_warm_replica_that_crashes_is_warm_again(single_server: ReplicaSpec) -> None:
+    scaling = {"most": 2, "warm": 1, "rule": {"kind": "queue", "target": 100}, "interval_s": 0.01}
+    crash = {"at_s": 0.050, "kind": "crash", "replica": 1, "for_s": 0.010}
+    startup = {"load_gb_per_s": 1e4}
+    workload = jobs(list(range(0, 200, 20)), [5] * 10)
+    fleet = serve(workload, single_server, [crash], autoscaling=[scaling], startup=startup)
+    # paid for, and sent nothing
+    assert [(life.number, life.asked_ns // MS, life.ready_ns) for life in fleet.lives] == [
+        (0, 0, 0), (1, 0, None), (1, 50, None),
+    ]  # fmt: skip
+    assert fleet.lives[1].ended_ns == 50 * MS
+
+
+def test_replicas_that_scaling_adds_break_down_too(single_server: ReplicaSpec) -> None:
+    scaling = {"least": 4, "most": 4, "rule": {"kind": "queue", "target": 1}, "interval_s": 0.01}
+    faults = {"random": {"mean_between_s": 1.0, "mean_for_s": 0.01}}
+    whole = {"autoscaling": [scaling], "faults": faults, "startup": {"load_gb_per_s": 1e4}}
+    workload = jobs([20 * i for i in range(1500)], [5] * 1500)
+    fleet = serve_cluster(workload, Cluster.model_validate(whole), lambda _: single_server, 3)
+    check_fleet(fleet, workload)
+    crashes = [sum(life.number == number for life in fleet.lives) - 1 for number in range(4)]
+    # 30 s at one a second each, Poisson
+    assert all(30 - 4 * 30**0.5 < count < 30 + 4 * 30**0.5 for count in crashes)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"at_s": 1, "kind": "crash", "factor": 3}, "factor is of slow"),
+        ({"at_s": 1, "kind": "cut_off"}, "needs for_s"),
+        ({"at_s": 1, "kind": "node_down"}, "needs the node"),
+    ],
+)
+def test_a_fault_that_says_too_much_or_too_little_is_refused(fault: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Cluster.model_validate({"faults": {"schedule": [fault]}})
+    with pytest.raises(ValueError, match="slow_factor is of slow"):
+        Cluster.model_validate({"faults": {"random": {"mean_between_s": 1, "slow_factor": 3}}})
 
 
 def test_a_schedule_file_is_read_or_refused(single_server: ReplicaSpec, tmp_path: Path) -> None:

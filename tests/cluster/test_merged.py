@@ -8,6 +8,8 @@ from same import assert_same_columns
 
 from simkit.cluster.fleet import serve_fleet
 from simkit.cluster.merged import merged_run
+from simkit.cluster.serve import serve_cluster
+from simkit.cluster.settings import Cluster
 from simkit.cluster.summary import fleet_summary
 from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.simulate import simulate
@@ -50,3 +52,20 @@ def test_what_adds_up_does(spec: ReplicaSpec, chats: Chats) -> None:
     # every event is of a request that was there at that time
     arrival = fleet.requests.arrival_ns[merged.events.request]
     assert (merged.events.time_ns >= arrival).all()
+
+
+def test_a_fleet_that_outlasts_its_replicas_has_a_series_no_longer(spec: ReplicaSpec) -> None:
+    """The only replica is gone at 1 s, for longer than the clients wait: two hours in which nothing happens."""
+    workload = Workload("w", np.array([0, 10**9]), np.array([16, 16], np.int32), np.array([4, 4], np.int32))
+    cluster = Cluster.model_validate(
+        {
+            "faults": {"schedule": [{"at_s": 1.0, "kind": "crash", "for_s": 1e6}]},
+            "clients": {"timeout_s": 7200.0},
+        }
+    )
+    fleet = serve_cluster(workload, cluster, lambda _: spec, 0)
+    assert (fleet.accounts.finished, fleet.accounts.timed_out) == (1, 1)
+    series = merged_run(fleet).series
+    assert len(series.busy) <= 2048
+    assert len(series.busy) * series.bucket_ns >= fleet.end_ns == 8_200 * 10**9
+    assert series.tokens_per_s.sum() * series.bucket_ns / 1e9 == pytest.approx(fleet.replicas[0].computed_tokens)

@@ -223,6 +223,28 @@ def test_a_router_of_ones_own(spec: ReplicaSpec, chats: Chats, tmp_path: Path) -
         serve_fleet(workload, [spec], str(path))
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def choose(self, request, fleet): return None", r"TypeError.*must return a number"),
+        ("def choose(self, request, fleet): return 1.5", r"TypeError.*must return a number"),
+        ("def choose(self, request, fleet): return fleet.heat(0)", r"AttributeError.*heat"),
+        ("def choose(self, request, fleet): return 7", "to replica 7; there are 0 to 2"),
+        ("def shares(self, workload, replicas): raise KeyError('x')", "KeyError"),
+        ("def shares(self, workload, replicas): return [0.5] * len(workload)", "float64 .*whole number"),
+        ("def shares(self, workload, replicas): return [3] * len(workload)", "to replica 3; there are 0 to 2"),
+    ],
+)
+def test_what_goes_wrong_in_a_router_of_ones_own_is_said_in_a_line(
+    spec: ReplicaSpec, chats: Chats, tmp_path: Path, body: str, said: str
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"class Router:\n    {body}\n")
+    with pytest.raises(InputError, match=rf"mine\.py: .*{said}") as found:
+        serve_fleet(chats(30, 50.0, 1), [spec] * 3, str(path))
+    assert "\n" not in str(found.value)
+
+
 @pytest.mark.parametrize("name", ROUTERS)
 def test_unknown_settings_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=rf"cluster\.router \({name}\).*unknown key"):

@@ -12,6 +12,7 @@ from simkit.metrics.result import RunResult
 from simkit.report.data import ReportData
 from simkit.report.figures.axes import MAX_POINTS, thin_quantiles, thin_series
 from simkit.report.figures.cdf import gap_cdf, latency_cdf
+from simkit.report.figures.fleet_size import fleet_size
 from simkit.report.figures.load import load_figures
 from simkit.report.figures.series import series_figures
 from simkit.report.figures.svg import inline
@@ -44,6 +45,17 @@ def test_thinned_series_keeps_mean_and_extremes(sample: np.ndarray) -> None:
     weights = np.minimum(size, len(sample) - size * np.arange(len(mean)))
     assert (mean * weights).sum() / len(sample) == pytest.approx(sample.mean(), rel=1e-9, abs=1e-9)
     assert (low.min(), high.max()) == (sample.min(), sample.max())
+
+
+def test_a_fleets_size_is_drawn_as_steps_up_to_its_end() -> None:
+    svg = fleet_size([0.0, 10.0, 40.0], [2, 3, 1], [2, 4, 1], 80.0)
+    assert "Replicas over 80.0 s: 1 to 3 serving, at most 4 paid for" in svg
+    line = curve(svg, "var(--part-decode)")
+    # from 0, to 10, 40 and 80 of 80 s: corners at 1/8, 1/2 and 1 of the width, at 2, 3 and 1 replicas
+    width = line[-1, 0] - line[0, 0]
+    assert sorted(set(((line[:, 0] - line[0, 0]) / width).round(3))) == [0.0, 0.125, 0.5, 1.0]
+    heights = line[:, 1]
+    assert (heights.max() - heights[0]) == pytest.approx(heights[0] - heights[-1])
 
 
 def curve(svg: str, colour: str) -> np.ndarray:
