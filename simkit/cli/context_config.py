@@ -5,9 +5,11 @@ from functools import partial
 from pydantic import Field
 
 from simkit.cli.config import Config, resolve_replica
+from simkit.cli.step_time_error import step_time_error
 from simkit.engine.deployment import ReplicaSpec
 from simkit.metrics.slo import promise
 from simkit.models.device import load_device
+from simkit.plan.confidence import StepTimeError
 from simkit.plan.context import ContextSettings
 from simkit.plan.context_cells import ContextQuestion
 from simkit.plan.space import Kind
@@ -34,7 +36,12 @@ def context_question(config: ContextConfig, workload: Workload) -> ContextQuesti
         usd_per_hour=device.usd_per_hour.value,
         power_w=device.power_w.value,
         seed=config.seed,
+        error_of=partial(_error_of, config=config),
     )
+
+
+def _error_of(spec: ReplicaSpec, config: Config) -> StepTimeError:
+    return step_time_error(spec, config, None)
 
 
 def _spec_of(kind: Kind, config: Config) -> ReplicaSpec:

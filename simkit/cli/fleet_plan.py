@@ -25,7 +25,7 @@ from simkit.plan.search import SearchResult, pareto, search
 from simkit.plan.settings import PlanSettings
 from simkit.plan.space import Kind, kinds
 from simkit.plan.study import Study, question_key
-from simkit.plan.sure import surely
+from simkit.plan.sure import surely, unsure
 from simkit.plan.sweep import mean_rate
 from simkit.plan.tree import decision_tree, infeasible_tree
 from simkit.plan.unit import Unit, work_out
@@ -118,13 +118,7 @@ def fleet_plan(config: PlanConfig, folder: Path | None, study: Path | None, work
     options = kinds(settings.search, config.deployment)
     key = question_key({"config": config.model_dump(mode="json"), "versions": versions()})
     found = _search(options, question, workers, Study(study, key), settings.front)
-    if found.chosen is None:
-        with waiting_for("looking for what would hold"):
-            why = infeasible(question, found, config.deployment, settings.search)
-        lines, tree, decision = no_way(why), {"infeasible": infeasible_tree(why)}, None
-    else:
-        decision = _decide(config, settings, question, found, workers)
-        lines, tree = verdict(decision, found, promised, settings), {"decision": decision_tree(decision)}
+    lines, tree, decision = _answer(config, settings, question, found, workers)
     whole = _tree(config, settings, question, found, lines, tree)
     figure = front_figure_key(config.slo)
     if folder is not None:
@@ -138,7 +132,7 @@ def fleet_plan(config: PlanConfig, folder: Path | None, study: Path | None, work
         emit_json(whole)
     else:
         _show(lines, found, decision, figure, folder)
-    if found.chosen is None:
+    if decision is None:
         raise TargetNotMetError(lines[0])
 
 
@@ -159,10 +153,14 @@ def _search(options: list[Kind], question: Question, workers: Workers, study: St
             ) from None
 
 
-def _decide(
+def _answer(
     config: PlanConfig, settings: PlanSettings, question: Question, found: SearchResult, workers: Workers
-) -> Decision:
-    assert found.chosen is not None, "asked where something holds"
+) -> tuple[list[str], dict[str, object], Decision | None]:
+    """(verdict, the same as JSON, the decision; None where nothing holds, or is sure enough)."""
+    if found.chosen is None:
+        with waiting_for("looking for what would hold"):
+            why = infeasible(question, found, config.deployment, settings.search)
+        return no_way(why), {"infeasible": infeasible_tree(why)}, None
     kind, one = found.chosen
     assert one.replicas is not None, "what holds has a number"
     replicas = one.replicas
@@ -174,14 +172,15 @@ def _decide(
         with waiting_for(f"looking for what keeps the promise with probability {settings.sure:g}"):
             surer = surely(question, found, settings, error_of, draw, workers)
         if surer is None:
-            raise TargetNotMetError(
-                f"plan.sure={settings.sure:g}: no deployment that was allowed keeps the promise with that probability; "
-                f"the cheapest that holds on the workload itself is {one.replicas} x {kind.label}; allow more replicas "
-                "(plan.search.replicas), or ask for less"
-            )
+            with waiting_for("looking for what would"):
+                why = unsure(question, found, settings, error_of, draw, workers)
+            return no_way(why), {"infeasible": infeasible_tree(why)}, None
         kind, replicas = surer
+    error = error_of(question.spec_of(kind))
     with progress("parts of the answer", PARTS) as on_progress:
-        return decide(question, kind, replicas, settings, error_of(question.spec_of(kind)), draw, on_progress, workers)
+        decision = decide(question, kind, replicas, settings, error, draw, on_progress, workers)
+    lines = verdict(decision, found, question.promise, settings)
+    return lines, {"decision": decision_tree(decision)}, decision
 
 
 def drawn(number: int, config: Config) -> Workload:
@@ -220,11 +219,14 @@ def _tree(
 def _show(lines: list[str], found: SearchResult, decision: Decision | None, figure: str, folder: Path | None) -> None:
     from simkit.report.plan_tables import decision_tables, search_table
 
-    people.print(search_table(found, figure))
+    chosen = None if decision is None else (decision.kind.number, decision.replicas)
+    people.print(search_table(found, figure, chosen))
     if decision is not None:
         for shown in decision_tables(decision):
             people.print(shown)
         people.print(decision.launch.vllm, markup=False, soft_wrap=True)
+        for note in decision.launch.notes:
+            people.print(f"# {note}", markup=False)
         people.print()
     for number, line in enumerate(lines):
         people.print(line, markup=False, style="bold" if number == 0 else "")

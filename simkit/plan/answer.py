@@ -13,7 +13,7 @@ from simkit.errors import InputError
 from simkit.metrics.slo import Promise
 from simkit.plan.bounds import bounds
 from simkit.plan.fleet import replay_share
-from simkit.plan.observation import REJECTED, Observation
+from simkit.plan.observation import REJECTED, Observation, miss, named
 from simkit.plan.scenario import AS_PLANNED, Scenario
 from simkit.plan.space import Kind
 from simkit.plan.unit import Unit, work_out
@@ -125,13 +125,14 @@ def start(kind: Kind, question: Question) -> Start:
     if known.missed:
         floor = known.floors_s.get(known.missed[0])
         at_least = "" if floor is None else f", which is at least {floor:.3g} s"
-        return settled(TOO_SLOW, f"even alone on an idle replica a request misses {known.missed[0]}{at_least}")
+        return settled(TOO_SLOW, f"even alone on an idle replica a request misses {named(known.missed[0])}{at_least}")
     down = max(scenario.replicas_down for scenario in question.scenarios)
     highest = max(scenario.rate_factor for scenario in question.scenarios)
     least = ceil(highest * question.rate_per_s / (FINITE_REPLAY * known.rate_per_s))
     least = max(least, 1 + down)
     if least > kind.most_replicas:
-        reason = f"needs {least} {kind.noun}s or more for {known.limited_by} alone; {kind.most_replicas} are allowed"
+        allowed = "1 is" if kind.most_replicas == 1 else f"{kind.most_replicas} are"
+        reason = f"needs {least} {kind.noun}s or more for {known.limited_by} alone; {allowed} allowed"
         return settled(NEVER_HOLDS, reason, least)
     return Start(kind, least, None)
 
@@ -231,8 +232,9 @@ def least_number(least: int, most: int, holds: Callable[[int], bool]) -> int | N
 
 def _never(tried: Iterable[Tried], kind: Kind) -> str:
     last = max(tried, key=lambda one: one.replicas)
-    where = "" if last.scenario == AS_PLANNED.name else f" with {last.scenario}"
-    return f"even with {kind.most_replicas} {kind.noun}s {', '.join(last.missed)} is missed{where}"
+    where = "" if last.scenario == AS_PLANNED.name else f" under {last.scenario}"
+    several = "" if kind.most_replicas == 1 else "s"
+    return f"even with {kind.most_replicas} {kind.noun}{several}{where}: {'; '.join(map(miss, last.missed))}"
 
 
 def finite(value: float) -> float | None:

@@ -4,21 +4,24 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 from simkit.engine.deployment import Deployment
 from simkit.errors import InputError
-from simkit.metrics.slo import Promise, Target
+from simkit.metrics.slo import ATTAINMENT, GOODPUT, Promise, Target
 from simkit.models.device import known_devices, load_device
-from simkit.plan.answer import CANNOT, Question
+from simkit.plan.answer import CANNOT, Question, answer, start
 from simkit.plan.fleet import replay_share
 from simkit.plan.knee import find_knee
-from simkit.plan.observation import Observation
+from simkit.plan.observation import GIVEN_UP, REJECTED, SATURATED, UNFINISHED, Observation, named
 from simkit.plan.parallel import ALONE, Workers, over
+from simkit.plan.scenario import AS_PLANNED, Scenario
 from simkit.plan.search import SearchResult, search
 from simkit.plan.space import Apart, DeviceOffer, Kind, SearchSpace, kinds
 
 NEAREST = 3
 NONE = "none"  # of the kinds can run, so none comes closest
+MORE_REPLICAS, MOST_REPLICAS = 16, 10_000  # times as many as were allowed, when asked whether more would do
 MOST_TRIED = 24  # kinds of an infeasible search that are looked at for how far off they are
 
 
@@ -128,10 +131,28 @@ class Infeasible:
 
     closest: str  # the kind that comes closest
     binding: str  # what it misses most
-    gap: float  # measured / limit there, above 1; inf: the queue grows
+    gap: float  # measured / limit there, above 1; inf: the queue grows, or no replica is left
     measured: float | None
     limit: float | None
     nearest: tuple[str, ...]  # changes that would make it feasible, at most three
+    scenario: str = ""  # in words, under which it fails; "" as planned
+
+
+@dataclass(frozen=True)
+class _Short:
+    """A kind at its most replicas, in every scenario."""
+
+    kind: Kind
+    seen: tuple[tuple[Scenario, Observation | None], ...]  # None: the scenario leaves no replica
+
+    @property
+    def worst(self) -> tuple[Scenario, Observation | None]:
+        """The scenario that it misses most; of equals the first."""
+        return max(self.seen, key=lambda pair: _gap(pair[1]))
+
+
+def _gap(seen: Observation | None) -> float:
+    return math.inf if seen is None or seen.saturated else seen.worst
 
 
 def infeasible(question: Question, found: SearchResult, base: Deployment, space: SearchSpace) -> Infeasible:
@@ -146,24 +167,39 @@ def infeasible(question: Question, found: SearchResult, base: Deployment, space:
         # a context that is too short is so on every device
         others = () if "max_model_len=" in reason else _hardware(question, base, space)
         return Infeasible(NONE, f"Nothing that was allowed can run: {reason}", math.inf, None, None, others)
-    seen = [
-        (
-            kind,
-            replay_share(
-                question.spec_of(kind), question.workload, kind.most_replicas, question.rate_per_s, question.promise
-            ),
-        )
-        for kind in runnable[:MOST_TRIED]
-    ]
-    kind, closest = min(seen, key=lambda pair: (pair[1].worst, pair[0].number))
-    binding, measured, limit = _worst(closest, question.promise)
-    ways = [
-        *_relaxed(kind, closest, question.promise),
-        *_less_traffic(question, kind),
-        *_hardware(question, base, space),
-    ]
-    label = f"{kind.label} x {kind.most_replicas}"
-    return Infeasible(label, binding, closest.worst, measured, limit, tuple(ways[:NEAREST]))
+    seen = [_short(kind, question) for kind in runnable[:MOST_TRIED]]
+    closest = min(seen, key=lambda one: (_gap(one.worst[1]), one.kind.number))
+    scenario, there = closest.worst
+    binding, measured, limit = ("no replica is left", None, None) if there is None else _worst(there, question.promise)
+    return Infeasible(
+        closest=f"{closest.kind.label} x {closest.kind.most_replicas}",
+        binding=binding,
+        gap=_gap(there),
+        measured=measured,
+        limit=limit,
+        nearest=tuple(islice(_ways(question, closest, base, space), NEAREST)),
+        scenario="" if scenario is AS_PLANNED else scenario.words,
+    )
+
+
+def _short(kind: Kind, question: Question) -> _Short:
+    unit, most = question.spec_of(kind), kind.most_replicas
+    asked = (question.workload, most, question.rate_per_s, question.promise)
+    return _Short(
+        kind,
+        tuple(
+            (scenario, None if most <= scenario.replicas_down else replay_share(unit, *asked, scenario))
+            for scenario in question.scenarios
+        ),
+    )
+
+
+def _ways(question: Question, short: _Short, base: Deployment, space: SearchSpace) -> Iterator[str]:
+    """What would hold, nearest first; later ones are not looked for where the first are enough."""
+    yield from _relaxed(short, question.promise)
+    yield from _more_replicas(question, short.kind)
+    yield from _less_traffic(question, short.kind)
+    yield from _hardware(question, base, space)
 
 
 def _worst(seen: Observation, promise: Promise) -> tuple[str, float | None, float | None]:
@@ -171,7 +207,9 @@ def _worst(seen: Observation, promise: Promise) -> tuple[str, float | None, floa
     limits: dict[str, float | None] = {target.key: target.limit_s for target in promise.targets}
     limits |= {"attainment": promise.attainment, "goodput_per_s": promise.goodput_per_s}
     missed = [key for key in seen.missed if limits.get(key) is not None]
-    if seen.saturated or not missed:
+    if seen.saturated:
+        return SATURATED, None, None
+    if not missed:
         return (seen.missed[0] if seen.missed else "nothing"), None, None
 
     def gap(key: str) -> float:
@@ -183,31 +221,65 @@ def _worst(seen: Observation, promise: Promise) -> tuple[str, float | None, floa
     return worst, seen.figures[worst], limits[worst]
 
 
-def _relaxed(kind: Kind, seen: Observation, promise: Promise) -> Iterator[str]:
-    """The targets at which this replay would have held."""
-    if seen.saturated or any(key in ("unfinished", "rejected") for key in seen.missed):
+def _relaxed(short: _Short, promise: Promise) -> Iterator[str]:
+    """The targets at which these replays would have held, all scenarios together."""
+    seen = [one for _, one in short.seen if one is not None and not one.saturated]
+    unkept = {key for one in seen for key in one.missed}
+    if len(seen) < len(short.seen) or unkept & {UNFINISHED, REJECTED, GIVEN_UP}:
         return
-    looser = [_looser(target, seen) for target in promise.targets if target.key in seen.missed]
-    if promise.attainment is not None and "attainment" in seen.missed:
-        looser.append(f"attainment {math.floor(1000 * seen.attained) / 1000:g}")
+    looser = [
+        _looser(target, max(one.figures[target.key] for one in seen))
+        for target in promise.targets
+        if target.key in unkept
+    ]
+    if promise.attainment is not None and ATTAINMENT in unkept:
+        looser.append(f"attainment {math.floor(1000 * min(one.attained for one in seen)) / 1000:g}")
+    if GOODPUT in unkept and (least := min(one.figures[GOODPUT] for one in seen)) > 0:
+        looser.append(f"goodput {_rounded_down(least)} requests/s")
     if looser:
-        yield f"promise {' and '.join(looser)} ({kind.label} x {kind.most_replicas} holds it)"
+        yield f"promise {' and '.join(looser)} ({short.kind.label} x {short.kind.most_replicas} holds it)"
 
 
-def _looser(target: Target, seen: Observation) -> str:
-    value = seen.figures[target.key]
+def _looser(target: Target, value: float) -> str:
     digits = 10 ** (math.floor(math.log10(value)) - 2)
-    return f"{target.key.removesuffix('_s')} {math.ceil(value / digits) * digits:.3g} s (not {target.limit_s:g} s)"
+    return f"{named(target.key)} {math.ceil(value / digits) * digits:.3g} s (not {target.limit_s:g} s)"
+
+
+def _more_replicas(question: Question, kind: Kind) -> Iterator[str]:
+    """More of the same than were allowed."""
+    most = min(MOST_REPLICAS, MORE_REPLICAS * kind.most_replicas)
+    wider = replace(kind, most_replicas=most)
+    one = answer(start(wider, question), question)
+    if one.replicas is not None:
+        number = f"{one.replicas} {kind.noun}s of {kind.label} instead of {kind.most_replicas}"
+        yield f"{number}: {one.usd_per_hour:,.2f} USD/h"
 
 
 def _less_traffic(question: Question, kind: Kind) -> Iterator[str]:
-    """The traffic that the most replicas of the closest kind hold."""
-    spec = question.spec_of(kind)
-    held = find_knee(spec, question.workload, kind.most_replicas, question.promise, precision=0.02).rate_per_s
-    if held is not None and held < question.rate_per_s:
-        yield f"{held:.3g} requests/s instead of {question.rate_per_s:.3g} ({kind.label} x {kind.most_replicas})"
-    elif held is not None:
-        yield f"fewer of the conditions of --robust: as planned {kind.label} x {kind.most_replicas} holds {held:.3g}/s"
+    """The traffic that the most replicas of the closest kind hold, and what they hold if nothing goes wrong."""
+    unit, most = question.spec_of(kind), kind.most_replicas
+
+    def held(scenario: Scenario) -> float | None:
+        if most <= scenario.replicas_down:
+            return None
+        return find_knee(unit, question.workload, most, question.promise, precision=0.02, scenario=scenario).rate_per_s
+
+    rates = [held(scenario) for scenario in question.scenarios]
+    least = min((rate or 0.0 for rate in rates), default=0.0)
+    if 0 < least < question.rate_per_s:
+        yield f"{_rounded_down(least)} requests/s instead of {question.rate_per_s:.4g} ({kind.label} x {most})"
+    plain = rates[0]
+    if plain is not None and plain >= question.rate_per_s:
+        yield (
+            f"fewer of the conditions of --robust: as planned {kind.label} x {most} holds {_rounded_down(plain)} "
+            "requests/s"
+        )
+
+
+def _rounded_down(rate: float) -> str:
+    """Three digits, and no more than the rate: what is offered must hold."""
+    digits = 10.0 ** (math.floor(math.log10(rate)) - 2)
+    return f"{math.floor(rate / digits) * digits:.3g}"
 
 
 def _hardware(question: Question, base: Deployment, space: SearchSpace) -> tuple[str, ...]:

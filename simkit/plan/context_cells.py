@@ -7,9 +7,11 @@ from itertools import pairwise, product
 
 from simkit.engine.deployment import Deployment, ReplicaSpec
 from simkit.errors import InputError
+from simkit.metrics.intervals import Interval
 from simkit.metrics.result import RunResult, Status
 from simkit.metrics.slo import Promise
 from simkit.plan.answer import Question, answer, start
+from simkit.plan.confidence import StepTimeError, kept_probability
 from simkit.plan.context import (
     RETRIEVED,
     WHOLE,
@@ -64,6 +66,7 @@ class Cell:
     fits_at_once: float  # requests of `max_context` tokens that one replica's KV cache holds; 0 if not even the model
     reason: str  # why nothing holds
     filled: Filled | None
+    kept: Interval | None = None  # probability that the promise is kept; told of each line's longest that holds
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class ContextQuestion:
     usd_per_hour: float  # of one GPU
     power_w: float
     seed: int = 0
+    error_of: Callable[[ReplicaSpec], StepTimeError] | None = None  # None: how sure the longest are is not told
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -99,7 +103,23 @@ def cells(question: ContextQuestion, on_cell: Callable[[int], None] = lambda _: 
     for way, kv, rate, length in question.places():
         found.append(_cell(question, way, kv, rate, length))
         on_cell(len(found))
-    return found
+    return found if question.error_of is None else [_with_doubt(question, found, cell) for cell in found]
+
+
+def _with_doubt(question: ContextQuestion, found: Sequence[Cell], cell: Cell) -> Cell:
+    """The cell, and if it is the longest of whole documents of its line, how sure the promise is there.
+
+    The traffic of each replication is a block bootstrap of the cell's, long requests and all.
+    """
+    line = [
+        c for c in found if (c.way, c.kv, c.rate_per_s) == (WHOLE, cell.kv, cell.rate_per_s) and c.filled is not None
+    ]
+    if cell.filled is None or not line or cell != line[-1] or question.error_of is None:
+        return cell
+    (place,) = _places(question, WHOLE, cell.kv, cell.rate_per_s, cell.max_context)
+    error = question.error_of(place.spec)
+    kept = kept_probability(place.spec, place.traffic, cell.filled.replicas, cell.rate_per_s, place.promise, error)
+    return replace(cell, kept=kept)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,12 @@ def lines_of(found: Sequence[Cell]) -> list[Line]:
 
 
 def context_verdict(question: ContextQuestion, found: Sequence[Cell]) -> list[str]:
-    """What the cells say, the first line the answer."""
-    return list(_said(question, found))[:MOST_LINES]
+    """What the cells say, the first line the answer; what does not fit is named and stands in the table."""
+    lines = list(_said(question, found))
+    if len(lines) <= MOST_LINES:
+        return lines
+    left = len(lines) - MOST_LINES + 1
+    return [*lines[: MOST_LINES - 1], f"{left} more lines of this kind are in context.html."]
 
 
 def _said(question: ContextQuestion, found: Sequence[Cell]) -> Iterator[str]:
@@ -26,9 +30,11 @@ def _said(question: ContextQuestion, found: Sequence[Cell]) -> Iterator[str]:
     whole = [line for line in lines_of(found) if line.way == WHOLE]
     held = [line.longest for line in whole if line.longest is not None]
     if held:
-        yield f"Contexts of up to {max(held):,} tokens hold, {share} using them to their end."
+        used = f"{share} using them to their end; the promise is over all requests"
+        yield f"Contexts of up to {max(held):,} tokens hold, {used}."
     else:
         yield f"No context that was tried holds with {share} using it to its end."
+    yield from _ways(question, found)
     for line in whole:
         at = f"{line.rate_per_s:.3g} requests/s, KV in {line.kv}"
         if line.longest is None:
@@ -46,11 +52,17 @@ def _said(question: ContextQuestion, found: Sequence[Cell]) -> Iterator[str]:
         steps = ", ".join(f"{a:,} to {b:,} x {times:.2f}" for a, b, times in line.doublings)
         yield (
             f"{at}: up to {line.longest:,} tokens on {_gpus(last.filled.gpus)}, {last.filled.usd_per_hour:.2f} USD/h, "
-            f"TTFT p99 of the long ones {last.filled.ttft_p99_s:.3g} s; {dominates}."
+            f"TTFT p99 of the long ones {last.filled.ttft_p99_s:.3g} s{_kept(last)}; {dominates}."
         )
         if steps:
             yield f"  GPU time a request from length to length: {steps}."
-    yield from _ways(question, found)
+
+
+def _kept(cell: Cell) -> str:
+    """How sure the promise is kept on that many GPUs, where it was asked."""
+    if cell.kept is None:
+        return ""
+    return f", promise kept with probability {cell.kept.value:.2f} ({cell.kept.low:.2f} to {cell.kept.high:.2f})"
 
 
 def _ways(question: ContextQuestion, found: Sequence[Cell]) -> Iterator[str]:

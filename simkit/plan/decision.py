@@ -184,7 +184,9 @@ def _stresses(
 def _stress(scenario: Scenario, question: Question, unit: Unit, units: int, guess: float) -> Stress:
     if units <= scenario.replicas_down:
         return Stress(scenario, False, ("nothing is left",), None)
-    start = guess / scenario.rate_factor
+    # where the search begins, near where it ends: most kinds hold about in proportion
+    harder = scenario.rate_factor * scenario.step_time_factor * scenario.prompt_factor * scenario.burst_factor
+    start = guess / harder * (units - scenario.replicas_down) / units
     reached = find_knee(unit, question.workload, units, question.promise, start, precision=0.02, scenario=scenario)
     # each scenario is harder than the plan; where another share of a trace says otherwise, that is luck
     held = None if reached.rate_per_s is None else min(reached.rate_per_s, guess)

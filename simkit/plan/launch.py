@@ -4,11 +4,13 @@ Flags of vLLM 0.32 (engine/arg_utils.py) and SGLang 0.5 (server_args.py) under t
 """
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import yaml
 
 from simkit.engine.deployment import ReplicaSpec
+from simkit.engine.settings import EngineSettings
 from simkit.errors import InputError
 from simkit.metrics.slo import Promise
 from simkit.models.catalog import catalog_entry
@@ -77,6 +79,13 @@ def vllm_flags(spec: ReplicaSpec, repository: str) -> list[str]:
     flags += [] if engine.enable_chunked_prefill else ["--no-enable-chunked-prefill"]
     flags += ["--scheduling-policy", "priority"] if engine.policy == "priority" else []
     flags += ["--enforce-eager"] if engine.enforce_eager else []
+    if engine.long_prefill_token_threshold:
+        flags += ["--long-prefill-token-threshold", str(engine.long_prefill_token_threshold)]
+    if engine.num_gpu_blocks_override is not None:
+        flags += ["--num-gpu-blocks-override", str(engine.num_gpu_blocks_override)]
+    if engine.scheduler_reserve_full_isl is not None and engine.dialect().has_reserve_full_isl:
+        flags += [f"--{'' if engine.scheduler_reserve_full_isl else 'no-'}scheduler-reserve-full-isl"]
+    flags += ["--watermark", f"{engine.watermark:g}"] if engine.watermark and engine.discipline == "vllm-v1" else []
     asynchronous = limits.pipeline_depth > limits.stages
     flags += ["--async-scheduling"] if asynchronous else ["--no-async-scheduling"]
     return flags
@@ -117,11 +126,12 @@ def command_of(flags: list[str]) -> str:
 def server(spec: ReplicaSpec, name: str, replicas: int, flags: list[str]) -> dict[str, object]:
     """A Kubernetes Deployment of vLLM servers, all alike."""
     gpus = spec.deployment.layout.gpus
-    vendor = "amd.com/gpu" if spec.device.name.startswith("mi") else "nvidia.com/gpu"
+    amd = spec.device.name.startswith("mi")
+    vendor, image = ("amd.com/gpu", "vllm-openai-rocm") if amd else ("nvidia.com/gpu", "vllm-openai")
     version = spec.deployment.engine.engine.removeprefix("vllm-")
     container = {
         "name": "vllm",
-        "image": f"vllm/vllm-openai:v{version}.0",
+        "image": f"vllm/{image}:v{version}.0",
         "command": list(flags),
         "ports": [{"containerPort": PORT}],
         "resources": {"limits": {vendor: gpus}},
@@ -182,4 +192,21 @@ def notes_of(spec: ReplicaSpec) -> list[str]:
         notes.append(f"a KV cache in {deployment.kv} is not in every engine version; check yours")
     if deployment.engine.discipline != "vllm-v1":
         notes.append(f"the plan's scheduler is {deployment.engine.discipline}; the vLLM command runs vLLM's own")
-    return notes
+    return [*notes, *_unsaid(deployment.engine)]
+
+
+def _unsaid(engine: EngineSettings) -> Iterator[str]:
+    """Settings of the plan that no flag of the commands holds."""
+    if engine.policy not in ("fcfs", "priority"):
+        yield f"the plan orders the queue by {engine.policy}, which vLLM does not have: its command serves in turn"
+    if engine.preemptive:
+        yield "the plan lets urgent requests take the places of running ones (preemptive), which vLLM does not do"
+    if engine.speculative_tokens:
+        yield (
+            f"the plan drafts {engine.speculative_tokens} tokens a step, {engine.acceptance:g} of them accepted: name "
+            f"your draft by --speculative-config '{{\"num_speculative_tokens\": {engine.speculative_tokens}, ...}}'"
+        )
+    if engine.max_num_active_seqs is not None:
+        yield f"max_num_active_seqs {engine.max_num_active_seqs} is in the commands as the most sequences of a step"
+    if engine.long_prefill_token_threshold_adaptive:
+        yield "the plan adapts long_prefill_token_threshold to the queue, which no flag of these commands does"

@@ -110,6 +110,24 @@ def observe(
     )
 
 
+_SAID = {
+    SATURATED: "the queue grows",
+    UNFINISHED: "requests are left unfinished",
+    REJECTED: "requests are turned away",
+    GIVEN_UP: "clients give up",
+}
+
+
+def named(key: str) -> str:
+    """`ttft_p99_s` as "ttft p99"."""
+    return "goodput" if key == GOODPUT else key.removesuffix("_s").replace("_", " ")
+
+
+def miss(key: str) -> str:
+    """What was missed, as a clause."""
+    return _SAID.get(key) or (f"{named(key)} misses its target" if "_" in key or key == ATTAINMENT else key)
+
+
 def parsed(key: str) -> tuple[str, str]:
     """`ttft_p99_s` as ("ttft", "p99")."""
     metric, statistic, _ = key.split("_")

@@ -16,6 +16,7 @@ from simkit.plan.replica_resources import MORE, in_use, with_more
 from simkit.plan.unit import Group, Served, Unit
 from simkit.workloads.workload import Workload
 
+LEAST_GAIN = 0.01  # of the rate held: less than this is within what the search for a knee tells apart
 PLAYS_A_PART = 0.10  # in use; of a group's seven resources only these are asked for, a replay of it being long
 
 
@@ -26,6 +27,11 @@ class Resource:
     name: str
     used: float | None  # share in use, 0 to 1 (KV: at the peak); None where it plays no part
     exponent: float | None  # d ln(rate held) / d ln(resource); None where it was not asked
+
+    @property
+    def gain(self) -> float | None:
+        """By which share a tenth more of it raises the rate held; None where it was not asked."""
+        return None if self.exponent is None else MORE**self.exponent - 1
 
     @property
     def headroom(self) -> float | None:

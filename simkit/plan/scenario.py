@@ -54,7 +54,7 @@ def scenarios(names: tuple[str, ...], stresses: Stresses, growth: Growth | None)
         "steps": Scenario("steps", f"steps {stresses.steps:g} times as long", step_time_factor=stresses.steps),
     }
     if growth is not None:
-        words = f"{growth.peak():.3g} times the rate, the most within {growth.months} months"
+        words = f"{growth.peak():.3g} times the rate (the most within {growth.months} months)"
         found["growth"] = Scenario("growth", words, rate_factor=growth.peak())
     return tuple(found[name] for name in KNOWN if name in names)
 

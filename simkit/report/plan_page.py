@@ -7,14 +7,16 @@ import yaml
 
 from simkit.metrics.intervals import Interval
 from simkit.metrics.slo import Promise
+from simkit.plan.answer import COSTLIER
 from simkit.plan.decision import Decision
-from simkit.plan.observation import FIGURES
+from simkit.plan.observation import FIGURES, miss, named
 from simkit.plan.one_replica import OneReplica
 from simkit.plan.search import SearchResult, pareto
 from simkit.report.figures.plan import Priced, front_figure, held_figure, interval_figure
 from simkit.report.html import page
 from simkit.report.markup import Cell, figures, plain, table, text
 from simkit.report.palette import PART_NAME
+from simkit.report.plan_tables import gained
 from simkit.report.units import count, rate, seconds, share, size
 
 Section = tuple[str, str, str]
@@ -40,7 +42,14 @@ def plan_page(
         top += f'<div class="banner unsure"><b>Step times:</b> {text(note)}.</div>'
         sections += _decision_sections(decision, promise)
     if found is not None:
-        sections.insert(0, ("search", "Deployments searched", _search(found, figure)))
+        sections.insert(
+            0,
+            (
+                "search",
+                "Deployments searched",
+                _search(found, figure, None if decision is None else decision.kind.number),
+            ),
+        )
     sections.append(("configuration", "Configuration", _configuration(tree)))
     return page(title, top, "" if decision is None else _numbers(decision), sections, tree)
 
@@ -86,7 +95,7 @@ def _numbers(d: Decision) -> str:
         shown = share if key == "attainment" else seconds
         rows.append(
             [
-                key.removesuffix("_s").replace("_", " ").upper().replace("MEAN", "mean").replace(" P", " p"),
+                named(key).upper().replace("MEAN", "mean").replace(" P", " p"),
                 Cell(shown(value), value),
                 _between(d.sure.sampling[key], key == "attainment"),
                 _between(d.sure.together[key], key == "attainment"),
@@ -116,39 +125,31 @@ def _between(interval: Interval, as_share: bool) -> str:
     return f"{low} to {high}"
 
 
-def _search(found: SearchResult, figure: str) -> str:
+def _search(found: SearchResult, figure: str, chosen: int | None) -> str:
     front = set(pareto(found.answers, figure))
     points = [
-        Priced(kind.label, one.usd_per_hour or 0.0, value, kind.number in front, kind.number == found.best)
+        Priced(kind.label, one.usd_per_hour or 0.0, value, kind.number in front, kind.number == chosen)
         for kind, one in zip(found.kinds, found.answers, strict=True)
         if one.holds and (value := one.figures.get(figure)) is not None
     ]
-    drawn = front_figure(points, figure.removesuffix("_s").replace("_", " "))
+    drawn = front_figure(points, named(figure))
     order = sorted(found.answers, key=lambda one: (one.usd_per_hour is None, one.usd_per_hour or 0.0, one.number))
-    rows = [_search_row(found, one.number, one.number in front, figure) for one in order[:MOST_ROWS]]
-    head = (
-        "kind",
-        "ends",
-        "replicas",
-        "GPUs",
-        "USD/h",
-        figure.removesuffix("_s").replace("_", " "),
-        "tok/s a GPU",
-        "front",
-        "why",
-    )
+    rows = [_search_row(found, one.number, one.number in front, figure, chosen) for one in order[:MOST_ROWS]]
+    head = ("kind", "ends", "replicas", "GPUs", "USD/h", named(figure), "tok/s a GPU", "front", "why")
     caption = (
         "Each dot is a kind of replica with the fewest replicas that hold; the line joins those that no other beats."
     )
+    if any(one.status == COSTLIER for one in found.answers):
+        caption += " Kinds that cost more were not answered and have no dot; --front answers all."
     shown = table("Kinds of replica, cheapest first", head, rows, "numbers wide", sortable=True)
     return (figures([drawn], caption) if drawn else "") + shown
 
 
-def _search_row(found: SearchResult, number: int, on_front: bool, figure: str) -> list[Cell | str]:
+def _search_row(found: SearchResult, number: int, on_front: bool, figure: str, best: int | None) -> list[Cell | str]:
     kind, one = found.kinds[number], found.answers[number]
     latency = one.figures.get(figure)
     gpus = None if one.replicas is None else one.replicas * kind.gpus
-    chosen = " (chosen)" if number == found.best else ""
+    chosen = " (chosen)" if number == best else ""
     return [
         kind.label + chosen,
         one.status,
@@ -199,7 +200,7 @@ def _stresses(d: Decision) -> str:
     probes: list[list[Cell | str]] = [
         [
             Cell(rate(r, "req"), r),
-            "holds" if one.holds else ", ".join(one.missed),
+            "holds" if one.holds else "; ".join(map(miss, one.missed)),
             *(
                 seconds(None if one.saturated else one.figures[key])
                 for key in ("ttft_p99_s", "tpot_p99_s", "e2e_p99_s")
@@ -219,7 +220,7 @@ def _why(d: Decision | OneReplica) -> str:
             share(one.used),
             share(one.headroom),
             "—" if one.exponent is None else f"{one.exponent:.2f}",
-            "—" if one.exponent is None else f"{100 * (1.1**one.exponent - 1):+.1f} %",
+            gained(one),
         ]
         for one in d.resources
     ]

@@ -6,14 +6,19 @@ from rich.table import Table
 from rich.text import Text
 
 from simkit.plan.decision import Decision
+from simkit.plan.observation import miss
+from simkit.plan.resources import LEAST_GAIN, Resource
 from simkit.plan.search import SearchResult
 from simkit.report.units import count, rate, seconds, share
 
 SHOWN = 12  # kinds: those that hold, cheapest first
 
 
-def search_table(found: SearchResult, figure: str) -> Table:
-    """The cheapest kinds that hold; where none does, those that come first and why they do not."""
+def search_table(found: SearchResult, figure: str, chosen: tuple[int, int] | None) -> Table:
+    """The cheapest kinds that hold; where none does, those that come first and why they do not.
+
+    `chosen` is the number of a kind and its replicas, which are more than hold once where the plan must be sure.
+    """
     table = _table(("replica", "replicas", "GPUs", "USD/h", figure.removesuffix("_s").replace("_", " "), "ends"))
     held = [one for one in found.answers if one.holds]
     order = sorted(held, key=lambda one: (one.usd_per_hour or 0.0, one.number)) or list(found.answers)
@@ -21,9 +26,12 @@ def search_table(found: SearchResult, figure: str) -> Table:
         kind = found.kinds[one.number]
         gpus = None if one.replicas is None else one.replicas * kind.gpus
         usd = "—" if one.usd_per_hour is None else f"{one.usd_per_hour:,.2f}"
-        ends = "chosen" if one.number == found.best else one.status if one.holds else f"{one.status}: {one.reason}"
-        row = (kind.label, count(one.replicas), count(gpus), usd, seconds(one.figures.get(figure)), ends[:90])
-        table.add_row(*(Text(cell) for cell in row), style="bold" if one.number == found.best else "")
+        best = chosen is not None and one.number == chosen[0]
+        ends = one.status if one.holds else f"{one.status}: {one.reason}"
+        if best and chosen is not None:
+            ends = "chosen" if one.replicas == chosen[1] else f"chosen, {chosen[1]} to be sure"
+        row = (kind.label, count(one.replicas), count(gpus), usd, seconds(one.figures.get(figure)), ends[:200])
+        table.add_row(*(Text(cell) for cell in row), style="bold" if best else "")
     return table
 
 
@@ -37,13 +45,19 @@ def decision_tables(d: Decision) -> Sequence[Table]:
         latencies.add_row(metric.upper(), *values, f"{seconds(together.low)} to {high}")
     resources = _table(("resource", "in use", "rate held with 10 % more"))
     for one in d.resources:
-        gain = "—" if one.exponent is None else f"{100 * (1.1**one.exponent - 1):+.1f} %"
-        resources.add_row(one.name, share(one.used), gain)
+        resources.add_row(one.name, share(one.used), gained(one))
     stresses = _table(("scenario", "rate held", "asked", ""))
     for stress in d.stresses:
-        ends = "holds" if stress.holds else f"breaks: {', '.join(stress.missed)}"
+        ends = "holds" if stress.holds else f"breaks: {', '.join(map(miss, stress.missed))}"
         stresses.add_row(stress.scenario.words, rate(stress.held_per_s, "req"), rate(d.rate_per_s, "req"), ends)
     return latencies, resources, stresses
+
+
+def gained(one: Resource) -> str:
+    """By how much more of a resource raises the rate; what the search cannot tell from nothing is not told."""
+    if one.gain is None:
+        return "—"
+    return f"{100 * one.gain:+.1f} %" if one.gain >= LEAST_GAIN else "< 1 %"
 
 
 def _table(columns: Sequence[str]) -> Table:

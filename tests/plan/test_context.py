@@ -1,6 +1,7 @@
 """The context plan: more context never costs less, its tail is in view, and its bills add up."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from simkit.engine.settings import EngineSettings
 from simkit.errors import InputError
 from simkit.metrics.slo import promise
 from simkit.plan.answer import resolve_kind
+from simkit.plan.confidence import StepTimeError
 from simkit.plan.context import (
     RETRIEVED,
     WHOLE,
@@ -184,3 +186,29 @@ def test_what_does_not_fit_says_so(chat: Workload) -> None:
     found = cells(dataclasses.replace(question, deployment=small))
     assert found[1].filled is None
     assert "KV cache holds" in found[1].reason
+
+
+def test_the_longest_context_says_how_sure_its_promise_is(chat: Workload) -> None:
+    """Slower steps miss what steps as assumed keep: doubt of 30 % cannot leave the promise sure."""
+    settings = ContextSettings(lengths=(4096, 32768), rates=(6.0,))
+    question = replace(asked(chat, settings), error_of=lambda _: StepTimeError(0.3, "test"))
+    shorter, longer = cells(question)
+    assert shorter.kept is None
+    assert longer.filled is not None
+    assert longer.kept is not None
+    assert longer.kept.low < longer.kept.value < 1.0
+    assert f"promise kept with probability {longer.kept.value:.2f}" in "\n".join(context_verdict(question, [longer]))
+
+
+def test_a_long_verdict_says_what_it_leaves_out_and_keeps_the_ways(chat: Workload) -> None:
+    rates = tuple(float(rate) for rate in range(1, 10))
+    settings = ContextSettings(lengths=(1024, 2048), rates=rates, retrieval=Retrieval())
+    question = asked(chat, settings)
+    one = next(
+        iter(cells(replace(question, settings=settings.model_copy(update={"rates": (1.0,), "lengths": (1024,)}))))
+    )
+    every = [replace(one, way=way, rate_per_s=rate, max_context=length) for way, _, rate, length in question.places()]
+    lines = context_verdict(question, every)
+    assert len(lines) == 15
+    assert "retrieval" in lines[1]
+    assert lines[-1] == "6 more lines of this kind are in context.html."

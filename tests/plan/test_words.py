@@ -1,0 +1,179 @@
+"""The answer in words: what a reader would take for true is true, and nothing of weight is left out."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from simkit.cluster.settings import Cluster
+from simkit.engine.deployment import Deployment, resolve
+from simkit.engine.settings import EngineSettings
+from simkit.metrics.slo import promise
+from simkit.plan.answer import Question
+from simkit.plan.changes import infeasible
+from simkit.plan.confidence import StepTimeError
+from simkit.plan.decision import Decision, decide
+from simkit.plan.demand import Demand, Growth, Users
+from simkit.plan.fleet import replay_share
+from simkit.plan.launch import launch
+from simkit.plan.resources import Resource
+from simkit.plan.scenario import Stresses, scenarios
+from simkit.plan.search import SearchResult, search
+from simkit.plan.settings import PlanSettings
+from simkit.plan.space import SearchSpace, kinds
+from simkit.plan.sure import surely, unsure
+from simkit.plan.words import MOST_LINES, beside, binds, no_way, verdict
+from simkit.report.plan_tables import gained
+from simkit.workloads.workload import Workload
+
+BASE = Deployment(model="llama-3.1-8b", device="h100")
+ERROR = StepTimeError(0.05, "test")
+MANY = {
+    "ttft_p99_s": 1.0,
+    "tpot_p99_s": 0.05,
+    "itl_p99_s": 0.2,
+    "e2e_p90_s": 20.0,
+    "ntpot_p95_s": 0.2,
+    "queue_p99_s": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def full(chat: Workload) -> tuple[Decision, SearchResult, PlanSettings]:
+    """A decision of which everything can be said: users, growth, many targets."""
+    growth = Growth(per_month=0.06)
+    users = Users(count=6000, requests_per_user_hour=6, peak_factor=1)
+    settings = PlanSettings(demand=Demand(users=users, growth=growth), replications=3)
+    question = Question(chat, 10.0, promise(MANY))
+    found = search(kinds(SearchSpace(), BASE), question)
+    assert found.chosen is not None
+    kind, one = found.chosen
+    return decide(question, kind, one.replicas or 1, settings, ERROR), found, settings
+
+
+def test_the_longest_verdict_has_fifteen_lines_and_keeps_its_provenance(
+    full: tuple[Decision, SearchResult, PlanSettings],
+) -> None:
+    decision, found, settings = full
+    # the whole fleet behind its door misses something: one line more
+    failed = replace(
+        decision.planned, missed=("ttft_p99_s",), figures={**decision.planned.figures, "ttft_p99_s": 1.0004}
+    )
+    lines = verdict(replace(decision, routed=failed), found, promise(MANY), settings)
+    assert len(lines) == MOST_LINES
+    text = "\n".join(lines)
+    assert "Step times: calibrated" in lines[-1]
+    assert "1 holds" in lines[-1]
+    assert "3 more figures are promised and kept" in text
+    assert "ttft p99 1.0004 s, not 1 s" in text
+    assert "users" in text
+    assert "runs out in" in text
+    # names of keys are for programs
+    assert not re.search(r"_p\d+_s|_s fails|saturated", text)
+
+
+def test_the_figures_told_of_many_are_those_with_least_room(full: tuple[Decision, SearchResult, PlanSettings]) -> None:
+    decision, found, settings = full
+    lines = verdict(decision, found, promise(MANY), settings)
+    used = {key: decision.planned.figures[key] / limit for key, limit in MANY.items()}
+    told = [
+        key for key in MANY if any(line.startswith(key.removesuffix("_s").replace("_", " ") + ":") for line in lines)
+    ]
+    assert sorted(told) == sorted(sorted(used, key=lambda key: -used[key])[:3])
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "said"),
+    [
+        (0.05004, 0.05, "0.05004"),
+        (0.04996, 0.05, "0.04996"),
+        (0.05, 0.05, "0.05"),
+        (0.0347, 0.05, "0.0347"),
+        (98.96, 99.0, "98.96"),
+        (0.04996, 0.04998, "0.04996"),
+    ],
+)
+def test_no_rounding_hides_a_miss(value: float, limit: float, said: str) -> None:
+    assert beside(value, limit) == said
+
+
+def test_what_a_search_cannot_tell_from_nothing_is_no_gain() -> None:
+    barely = [Resource("compute", 0.4, 0.05), Resource("host", 0.03, -0.01), Resource("link", None, None)]
+    assert binds(barely).startswith("No resource binds alone")
+    assert [gained(one) for one in barely] == ["< 1 %", "< 1 %", "—"]
+    assert binds([Resource("compute", 0.4, 1.0)]).startswith("compute binds (10 % more of it holds 10.0 % more)")
+
+
+def question_under(chat: Workload, *names: str, burst: float = 4.0) -> Question:
+    asked = scenarios(names, Stresses(burst=burst), None)
+    return Question(chat, 10.0, promise({"ttft_p99_s": 1.0, "tpot_p99_s": 0.05}), asked)
+
+
+def test_where_a_scenario_breaks_a_plan_it_is_named_with_the_gap(chat: Workload) -> None:
+    question, space = question_under(chat, "burst"), SearchSpace(replicas=1)
+    found = search(kinds(space, BASE), question)
+    why = infeasible(question, found, BASE, space)
+    assert why.scenario == "4 times the rate for a tenth of the time"
+    seen = replay_share(resolve(BASE), chat, 1, 10.0, question.promise, question.robust[0])
+    assert why.measured == seen.figures[why.binding]
+    assert why.gap > 1
+    assert why.scenario in no_way(why)[0]
+    # more replicas than were allowed are a way out, and they hold
+    more = next(int(way.split()[0]) for way in why.nearest if "replicas of" in way)
+    wider = search(kinds(SearchSpace(replicas=more), BASE), question)
+    assert wider.chosen is not None
+    assert wider.chosen[1].replicas == more
+    # the looser promise holds under the scenario too
+    offered = {f"{m}_p99_s": float(s) for m, s in re.findall(r"(t[a-z]+) p99 ([0-9.]+) s", why.nearest[0])}
+    looser = replace(question, promise=promise({"ttft_p99_s": 1.0, "tpot_p99_s": 0.05, **offered}))
+    assert search(kinds(space, BASE), looser).chosen is not None
+
+
+def test_a_fleet_of_one_has_no_replica_left_and_needs_two(chat: Workload) -> None:
+    question, space = question_under(chat, "n-1"), SearchSpace(replicas=1)
+    why = infeasible(question, search(kinds(space, BASE), question), BASE, space)
+    assert why.binding == "no replica is left"
+    assert why.nearest[0].startswith("2 replicas of")
+
+
+def test_a_growing_queue_is_what_binds(chat: Workload) -> None:
+    question, space = replace(question_under(chat), rate_per_s=100.0), SearchSpace(replicas=2)
+    why = infeasible(question, search(kinds(space, BASE), question), BASE, space)
+    assert "the queue grows" in no_way(why)[0]
+    assert len(why.nearest) == 3
+
+
+def test_what_is_not_sure_enough_says_how_sure_it_is(chat: Workload) -> None:
+    question = Question(chat, 17.0, promise({"tpot_p99_s": 0.05}), door=Cluster())
+    settings = PlanSettings(sure=0.95, replications=5)
+    found = search(kinds(SearchSpace(replicas=1), BASE), question)
+    error = StepTimeError(0.15, "test")
+    assert surely(question, found, settings, lambda _: error, None) is None
+    why = unsure(question, found, settings, lambda _: error, None)
+    assert "probability 0.8" in why.binding or "probability 0.6" in why.binding
+    assert any(way.startswith("2 replicas of") for way in why.nearest)
+
+
+def test_commands_hold_the_settings_of_the_plan_or_say_which_they_lack(chat: Workload) -> None:
+    engine = EngineSettings(
+        policy="sjf",
+        long_prefill_token_threshold=512,
+        scheduler_reserve_full_isl=False,
+        num_gpu_blocks_override=9000,
+        speculative_tokens=3,
+        acceptance=0.7,
+        async_scheduling=False,
+    )
+    spec = resolve(BASE.model_copy(update={"engine": engine}))
+    said = launch(spec, 1, 5.0, chat, promise({"ttft_p99_s": 1.0}), "round_robin")
+    for flag in (
+        "--long-prefill-token-threshold 512",
+        "--no-scheduler-reserve-full-isl",
+        "--num-gpu-blocks-override 9000",
+    ):
+        assert flag in said.vllm
+    notes = "\n".join(said.notes)
+    assert "sjf" in notes
+    assert "num_speculative_tokens" in notes
+    plain = launch(resolve(BASE), 1, 5.0, chat, promise({"ttft_p99_s": 1.0}), "round_robin")
+    assert plain.notes == ()
