@@ -205,18 +205,30 @@ def run(out: Path, models: list[str], budget_s: float, seed: int) -> list[Aim]:
         )
     finally:
         device.close()
-    aims = operator_aims(outcome.profile)
+    if not outcome.profile.tables:
+        raise InputError(f"--budget {budget_s:.0f}s: nothing was measured; give more, or see why above")
+    # what is measured already is not lost with the device
+    write_report(out, outcome.profile, ([], []), time.monotonic() - started)
+    if outcome.measurement.interrupted:
+        raise KeyboardInterrupt
     pairs = composed_steps(outcome.profile, scope, chosen_steps(steps, COMPOSED_STEPS, seed))
-    error = composed_error(*pairs) if pairs[0] else None
-    aims += composed_aims(error)
-    tables = table_summaries(outcome.profile)
-    text = report(outcome.profile, tables, aims, time.monotonic() - started)
-    print(text)
-    (out / "report.md").write_text(text, encoding="utf-8")
+    aims = write_report(out, outcome.profile, pairs, time.monotonic() - started)
+    print((out / "report.md").read_text(encoding="utf-8"))
+    return aims
+
+
+def write_report(
+    out: Path, profile: OperatorProfile, composed: tuple[list[float], list[float]], wall_s: float
+) -> list[Aim]:
+    """Judge the profile, and the composed steps if there are any; writes report.md and report.json."""
+    error = composed_error(*composed) if composed[0] else None
+    aims = [*operator_aims(profile), *composed_aims(error)]
+    tables = table_summaries(profile)
+    (out / "report.md").write_text(report(profile, tables, aims, wall_s), encoding="utf-8")
     tree = {
         "aims": [aim._asdict() | {"verdict": aim.verdict} for aim in aims],
         "composed": None if error is None else error._asdict(),
-        "composed_steps_ns": {"predicted": pairs[0], "measured": pairs[1]},
+        "composed_steps_ns": {"predicted": composed[0], "measured": composed[1]},
         "tables": [table._asdict() for table in tables],
     }
     (out / "report.json").write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
@@ -248,6 +260,9 @@ def main() -> int:
     except InputError as error:
         print(f"calibrate: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"calibrate: interrupted; {given.out} has what was measured, the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 

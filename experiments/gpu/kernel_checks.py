@@ -310,16 +310,22 @@ def decoder(sizes: Sizes) -> Errors:
 GROUPS: tuple[Callable[[Sizes], Errors], ...] = (attention, latent, rows, experts, tokens, blocks, decoder)
 
 
-def all_checks(sizes: Sizes = FULL) -> list[Check]:
-    """Every check; a group that breaks off is a failed check of its own, with the reason."""
+def all_checks(sizes: Sizes = FULL, on_group: Callable[[list[Check]], object] | None = None) -> list[Check]:
+    """Every check; a group that breaks off is a failed check of its own, with the reason.
+
+    `on_group` is given what there is after each group.
+    """
     torch.manual_seed(0)
     found: list[Check] = []
     for group in GROUPS:
         try:
-            found += [Check(*row) for row in group(sizes)]
+            for row in group(sizes):
+                found.append(Check(*row))
         except Exception as error:  # whatever a kernel does on a new device: the report must still be written
             traceback.print_exc()
             found.append(Check(group.__name__, "broke off", math.inf, 0.0, f"{type(error).__name__}: {error}"[:300]))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if on_group is not None:
+            on_group(found)
     return found

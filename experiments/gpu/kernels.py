@@ -4,9 +4,9 @@
     python experiments/gpu/kernels.py --plan               what would be timed; needs no GPU
 
 Checks every kernel against float64, measures what the machine reads, copies and multiplies at best, times every point
-of `kernel_points.py` cold, beside torch's ways of doing the same, and writes DIR/kernels.json and DIR/kernels.md.
-Points that the budget leaves no time for are named. Exit code 1 when a check failed; a missed aim is a line, not a
-failure.
+of `kernel_points.py` cold, beside torch's ways of doing the same, and writes DIR/kernels.json and DIR/kernels.md, anew
+after each group of checks and each point, so that a run that is cut short leaves what it has. Points that the budget
+leaves no time for are named. Exit code 1 when a check failed; a missed aim is a line, not a failure.
 """
 
 import argparse
@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 from kernel_points import POINTS, work  # noqa: E402
-from kernel_report import Check, as_json, as_markdown, verdict  # noqa: E402
+from kernel_report import Ceilings, Check, Result, as_json, as_markdown, verdict  # noqa: E402
 from machine import describe, require_device, telemetry  # noqa: E402
 from point_timing import say, time_points  # noqa: E402
 
@@ -48,20 +48,38 @@ def measure(folder: Path, budget_s: float) -> list[Check]:
 
     machine = describe()
     say(f"on {machine['device']}")
-    checks = all_checks()
-    say(f"checks: {sum(check.passed for check in checks)} of {len(checks)} passed, {time.monotonic() - started:.0f} s")
-    ceilings = measure_ceilings()
-    results, left_out = time_points(POINTS, started + budget_s, time.monotonic)
-    machine |= {"seconds": round(time.monotonic() - started), **{f"{k} at the end": v for k, v in telemetry().items()}}
     folder.mkdir(parents=True, exist_ok=True)
+    ceilings = measure_ceilings()
+    every = [point.label for point in POINTS]
+    checks = all_checks(on_group=lambda found: keep(folder, machine, ceilings, found, [], every))
+    say(f"checks: {sum(check.passed for check in checks)} of {len(checks)} passed, {time.monotonic() - started:.0f} s")
+    results, left_out = time_points(
+        POINTS,
+        started + budget_s,
+        time.monotonic,
+        lambda timed, later: keep(folder, machine, ceilings, checks, timed, later),
+    )
+    machine |= {"seconds": round(time.monotonic() - started), **{f"{k} at the end": v for k, v in telemetry().items()}}
+    print(keep(folder, machine, ceilings, checks, results, left_out))
+    missed = [result.point.label for result in results if "MISSED" in verdict(result, ceilings)]
+    say(f"aims missed: {len(missed)}" + "".join(f"\n  {label}" for label in missed))
+    return checks
+
+
+def keep(
+    folder: Path,
+    machine: dict[str, object],
+    ceilings: Ceilings,
+    checks: list[Check],
+    results: list[Result],
+    left_out: list[str],
+) -> str:
+    """Write what there is by now; returns the report."""
     text = as_markdown(machine, ceilings, checks, results, left_out)
     (folder / "kernels.md").write_text(text, encoding="utf-8")
     record = as_json(machine, ceilings, checks, results, left_out)
     (folder / "kernels.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(text)
-    missed = [result.point.label for result in results if "MISSED" in verdict(result, ceilings)]
-    say(f"aims missed: {len(missed)}" + "".join(f"\n  {label}" for label in missed))
-    return checks
+    return text
 
 
 def main() -> int:

@@ -8,8 +8,8 @@ Llama-3.1-8B's shape, full depth, bf16, random weights, our kernels, CUDA graphs
 First a decoder of two layers in float32 says whether answers are the same in a batch, in chunks, padded, preempted and
 with asynchronous scheduling. Then bursts of requests of their own calibrate a step-time model; the knee is searched for
 on the virtual clock with it; then requests arrive for real at 0.5, 0.8 and 0.95 of the knee, and each run is printed
-beside its prediction. Comes back: testbed.md, testbed.json, a page a load, logs.tar (simkit-measured-run-1). Exit code
-1 where answers differ.
+beside its prediction. Comes back: testbed.md, testbed.json, a page a load, logs.tar (simkit-measured-run-1), written
+anew after each part, so that a run that is cut short leaves what it has. Exit code 1 where answers differ.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from simkit.engine.settings import EngineSettings
 from simkit.engine.simulate import simulate
 from simkit.engine.state import Limits
 from simkit.engine.warm_up import warm_up
+from simkit.errors import InputError
 from simkit.metrics.comparison import Comparison, compare_runs
 from simkit.metrics.saturation import saturation
 from simkit.metrics.summary import summarize
@@ -50,7 +51,9 @@ from simkit.workloads.workload import Workload
 MODEL = "llama-3.1-8b"
 LOADS = (0.5, 0.8, 0.95)
 BURSTS = (1, 4, 12, 32, 64, 128, 192, 256)
-BUDGET_S = 480.0
+BUDGET_S = 500.0
+AFTER_S = 20.0  # of each load: until the last request is over, replay, page
+LEAST_S = 20.0  # of arrivals, or a load says nothing
 AIMS = {("e2e", "p50"): 0.05, ("itl", "p50"): 0.05, ("ttft", "p50"): 0.08,
         ("e2e", "p99"): 0.15, ("itl", "p99"): 0.15, ("ttft", "p99"): 0.15}  # fmt: skip
 
@@ -68,7 +71,7 @@ class Plan:
     async_scheduling: bool = False
     bursts: tuple[int, ...] = BURSTS
     rounds: int = 2  # of the bursts
-    run_s: float = 75.0  # of arrivals a load
+    run_s: float = 75.0  # of arrivals a load, at most
     most_requests: int = 3000
     prompt_median: int = 512
     output_median: int = 128
@@ -86,35 +89,57 @@ def main() -> int:
         return 0
     require_device()
     asked.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as logs:
-        return measure(plan, asked.out, Path(logs))
-
-
-def measure(plan: Plan, out: Path, logs: Path) -> int:
-    """Everything on the device; what was found so far is written after every load."""
-    began = time.perf_counter()
     found: dict[str, object] = {"machine": describe(), "plan": vars(plan)}
-    same = answers_agree(found)
+    with tempfile.TemporaryDirectory() as logs:
+        try:
+            same = measure(plan, found, asked.out, Path(logs))
+        except BaseException as error:  # whatever ends the run: what was measured until then is wanted
+            found["ended"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+            raise
+        finally:
+            print(keep(found, asked.out, Path(logs)))
+    return 0 if same else 1
+
+
+def measure(plan: Plan, found: dict[str, object], out: Path, logs: Path) -> bool:
+    """Everything on the device, into `found`, which is written after every part; whether answers are the same."""
+    began = time.perf_counter()
+
+    def done(what: str) -> None:
+        note(found, what, began)
+        keep(found, out, logs)
+
+    try:
+        same = answers_agree(found)
+    except InputError as error:  # the loads are worth having all the same
+        found["requests with the same answer"], same = str(error), False
+    done("answers")
     bench = build(plan)
     warm_up()
     found["identity"] = bench.executor.identity._asdict()
     found["kv_blocks"] = bench.executor.num_blocks
+    done("decoder")
     tables = calibrated(bench, plan, logs, found)
-    note(found, "ready", began)
+    done("ready")
     knee = knee_per_s(bench.limits, bench.executor.num_blocks, tables["knotted"], plan)
     found["knee_requests_per_s"] = knee
     found["offline"] = offline(bench, plan)
-    note(found, "offline", began)
-    for load in LOADS:
-        left = BUDGET_S - (time.perf_counter() - began)
-        if left < plan.run_s + 20.0:
-            found[f"load {load}"] = f"left out: {left:.0f} s were left"
+    done("offline")
+    for number, load in enumerate(LOADS):
+        left_s = BUDGET_S - (time.perf_counter() - began)
+        run_s = share_s(left_s, len(LOADS) - number, plan.run_s)
+        if run_s is None:
+            found[f"load {load}"] = f"left out: {left_s:.0f} s were left"
             continue
-        found[f"load {load}"] = at_load(bench, plan, load, knee, tables, out, logs)
-        note(found, f"load {load}", began)
-        keep(found, out, logs)
-    print(keep(found, out, logs))
-    return 0 if same else 1
+        found[f"load {load}"] = at_load(bench, replace(plan, run_s=run_s), load, knee, tables, out, logs)
+        done(f"load {load}")
+    return same
+
+
+def share_s(left_s: float, loads: int, most_s: float) -> float | None:
+    """Seconds of arrivals for the next of so many loads, the others having as much; None where it is too little."""
+    each = min(most_s, left_s / loads - AFTER_S)
+    return each if each >= LEAST_S else None
 
 
 def keep(found: dict[str, object], out: Path, logs: Path) -> str:
@@ -139,7 +164,7 @@ def plan_lines(plan: Plan) -> list[str]:
         "(90 to 140 s)",
         "knee: bisection on the virtual clock (5 s)",
         f"offline: {2 * plan.max_num_seqs} requests at once, tokens a second (20 s)",
-        *(f"load {load}: arrivals for {plan.run_s:.0f} s, then until all are done" for load in LOADS),
+        *(f"load {load}: arrivals for at most {plan.run_s:.0f} s, then until all are done" for load in LOADS),
     ]
 
 
@@ -211,8 +236,10 @@ def knee_per_s(limits: Limits, num_blocks: int, tables: StepTables, plan: Plan) 
 def offline(bench: Bench, plan: Plan) -> dict[str, object]:
     """Everything at once: tokens a second at most."""
     workload = requests(plan, 2 * plan.max_num_seqs, 1e6, seed=3)
-    summary = summarize(bench.serve(workload).result)
-    return {"requests": len(workload), "throughput": summary["throughput"], "batch": summary["batch"]}
+    run = bench.serve(workload)
+    summary = summarize(run.result)
+    found: dict[str, object] = {"requests": len(workload), "failure": run.failure}
+    return found | {"throughput": summary["throughput"], "batch": summary["batch"]}
 
 
 def at_load(
@@ -223,6 +250,8 @@ def at_load(
     count = int(min(plan.most_requests, max(50, rate * plan.run_s)))
     run = bench.serve(requests(plan, count, rate, seed=11))
     write_measured_run(run, logs / f"load-{load}.jsonl.gz")
+    if run.failure.startswith("interrupted"):
+        raise KeyboardInterrupt
     result: dict[str, object] = {"rate_per_s": rate, "requests": count, "failure": run.failure}
     for name, table in tables.items():
         comparison, alike = compared(run, table)
@@ -280,7 +309,7 @@ def answers_agree(found: dict[str, object]) -> bool:
         settings = TestbedSettings(device="cuda", layers=2, dtype="float32", capture_sizes=captures)
         run = set_up(plan.model, engine, settings).serve(workload)
         if run.failure:
-            sys.exit(f"answers: {run.failure}")
+            raise InputError(f"answers: {run.failure}")
         return [output.tolist() for output in run.outputs]
 
     right = served(2048, (), 1000)
@@ -309,10 +338,12 @@ def report_lines(found: dict[str, object]) -> list[str]:
         "offline",
         "whole_step",
         "seconds",
+        "ended",
     ):
-        lines.append(f"- {key}: {found.get(key)}")
+        if key in found:
+            lines.append(f"- {key}: {found[key]}")
     for load in LOADS:
-        result = found.get(f"load {load}")
+        result = found.get(f"load {load}", "not reached")
         if not isinstance(result, dict):
             lines += ["", f"## Load {load}: {result}"]
             continue

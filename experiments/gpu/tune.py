@@ -4,8 +4,9 @@
     python experiments/gpu/tune.py --plan                       what would be tried; needs no GPU
 
 The regimes of `tune_points.py` are gone through in order, the most used first, each candidate timed cold at the
-regime's points; what the budget leaves no time for keeps its entry. Then all kernels are checked against float64 with
-the new table: exit code 1 if one fails. To adopt the result, copy DIR/configurations.json over
+regime's points; what the budget leaves no time for keeps its entry. Both files are written anew after each regime, so
+that a run that is cut short leaves what it has; tune.json then says `"checked": false`. Then all kernels are checked
+against float64 with the new table: exit code 1 if one fails. To adopt the result, copy DIR/configurations.json over
 simkit/kernels/configurations.json and run the kernels' tests: what was timed must still compile without a spill.
 """
 
@@ -20,9 +21,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
+from kernel_report import Check  # noqa: E402
 from machine import describe, require_device  # noqa: E402
 from point_timing import say, time_call  # noqa: E402
 from tune_points import REGIMES, Candidate, Regime, Tried, best, entry, merged, score  # noqa: E402
+
+from simkit.kernels.configurations import Configuration  # noqa: E402
 
 BUDGET_S = 540.0
 CHECKS_S = 150.0  # of it, for the checks of the new table
@@ -40,9 +44,16 @@ def try_candidate(regime: Regime, candidate: Candidate, time_point: TimePoint) -
 
 
 def tune(
-    regimes: Sequence[Regime], time_point: TimePoint, end_s: float, clock: Callable[[], float]
+    regimes: Sequence[Regime],
+    time_point: TimePoint,
+    end_s: float,
+    clock: Callable[[], float],
+    on_regime: Callable[[dict[str, list[Tried]]], object] | None = None,
 ) -> dict[str, list[Tried]]:
-    """What was tried of each regime, by label, until the time is over; a regime gets its share of what is left."""
+    """What was tried of each regime, by label, until the time is over; a regime gets its share of what is left.
+
+    `on_regime` is given what there is after each.
+    """
     found: dict[str, list[Tried]] = {}
     for number, regime in enumerate(regimes):
         share_end_s = clock() + (end_s - clock()) / (len(regimes) - number)
@@ -54,6 +65,8 @@ def tune(
         if tried:
             found[regime.label] = tried
             say(f"{regime.label}: {len(tried)} tried, {best(tried) or 'none ran'}")
+            if on_regime is not None:
+                on_regime(found)
     return found
 
 
@@ -108,22 +121,30 @@ def run(folder: Path, budget_s: float) -> int:
     machine = describe()
     architecture = architecture_of(torch.device("cuda"))
     end_s = time.monotonic() + max(0.0, budget_s - CHECKS_S)
-    found = tune(REGIMES, device_time_point(architecture), end_s, time.monotonic)
-    basis = f"timed, {machine['device']}, {str(machine['date'])[:10]}"
-    winners = [(regime, best(found.get(regime.label, []))) for regime in REGIMES]
-    table = merged(read(), [entry(regime, won.candidate, architecture, basis) for regime, won in winners if won])
-    with using(table):
-        failed = [check for check in all_checks() if not check.passed]
     folder.mkdir(parents=True, exist_ok=True)
-    write(table, folder / "configurations.json")
-    record = {
-        "format": "simkit.tune/1",
-        "machine": machine,
-        "tried": {label: [one._asdict() for one in tried] for label, tried in found.items()},
-        "failed_checks": [check._asdict() for check in failed],
-    }
-    (folder / "tune.json").write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
-    for regime, won in winners:
+
+    def table_of(found: dict[str, list[Tried]]) -> tuple[Configuration, ...]:
+        basis = f"timed, {machine['device']}, {str(machine['date'])[:10]}"
+        winners = [(regime, best(found.get(regime.label, []))) for regime in REGIMES]
+        return merged(read(), [entry(regime, won.candidate, architecture, basis) for regime, won in winners if won])
+
+    def keep(found: dict[str, list[Tried]], failed: list[Check] | None = None) -> None:
+        write(table_of(found), folder / "configurations.json")
+        record = {
+            "format": "simkit.tune/1",
+            "machine": machine,
+            "tried": {label: [one._asdict() for one in tried] for label, tried in found.items()},
+            "checked": failed is not None,
+            "failed_checks": [check._asdict() for check in failed or []],
+        }
+        (folder / "tune.json").write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+
+    found = tune(REGIMES, device_time_point(architecture), end_s, time.monotonic, keep)
+    with using(table_of(found)):
+        failed = [check for check in all_checks() if not check.passed]
+    keep(found, failed)
+    for regime in REGIMES:
+        won = best(found.get(regime.label, []))
         print(f"{regime.label}: {won.candidate if won else 'keeps its entry'}")
     for check in failed:
         print(f"FAILED: {check}")

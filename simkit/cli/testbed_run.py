@@ -1,5 +1,6 @@
 """What `simkit testbed` does: calibrate, serve for real, predict the same arrivals, write both."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,6 @@ def serve(config: TestbedConfig, source: str, logs: list[Path], folder: Path | N
     """Calibrate, serve, predict, print, write."""
     from simkit.engine.warm_up import warm_up
     from simkit.testbed.bench import set_up
-    from simkit.testbed.measured_run import write_measured_run
 
     workload = load_workload(config.workload, config.seed)
     with waiting_for("building the decoder"):
@@ -61,8 +61,7 @@ def serve(config: TestbedConfig, source: str, logs: list[Path], folder: Path | N
         people.print(f"serving {len(workload):,} requests, which arrive over {arrivals_s:.0f} s", markup=False)
     with progress("requests", len(workload)) as on_progress:
         run = bench.serve(workload, on_progress=on_progress)
-    log = (folder or scratch) / "measured.jsonl.gz"
-    write_measured_run(run, log)
+    log, lost = _kept(run, (folder or scratch) / "measured.jsonl.gz")
     if prediction is None:
         _finish_unpredicted(run, log, folder, json)
     else:
@@ -70,6 +69,22 @@ def serve(config: TestbedConfig, source: str, logs: list[Path], folder: Path | N
     if run.failure:
         kept = f"; {len(run.steps)} steps are kept in {log}, which says that it is partial" if folder else ""
         raise PartialResultError(f"{run.failure}{kept}")
+    if lost is not None:
+        raise lost
+
+
+def _kept(run: "MeasuredRun", wanted: Path) -> tuple[Path, InputError | None]:
+    """Where the log is now, and why not where it was wanted: what was measured for minutes outlives a full disk."""
+    from simkit.testbed.measured_run import write_measured_run
+
+    try:
+        write_measured_run(run, wanted)
+    except InputError as error:
+        other = Path(tempfile.mkdtemp(prefix="simkit-testbed-")) / wanted.name
+        write_measured_run(run, other)
+        people.print(f"{error}; the log is in {other} instead", markup=False, style="yellow", soft_wrap=True)
+        return other, error
+    return wanted, None
 
 
 def _predict(
@@ -134,13 +149,14 @@ def _finish(
         told = predicted(run, prediction.tables)
     comparison = compare_runs(run.result, told, again.steps)
     tree = _tree(config, run, prediction, again, comparison)
-    if folder is not None:
-        _write(folder, run, comparison, tree, _facts(run, prediction, again))
     if json:
         emit_json(tree)
+    else:
+        _show(run, prediction, again, comparison)
+    if folder is None:
         return
-    _show(run, prediction, again, comparison)
-    if folder is not None:
+    _write(folder, run, comparison, tree, _facts(run, prediction, again))
+    if not json:
         people.print(f"log: {log}\nreport: {folder / 'report.html'}", markup=False)
 
 

@@ -4,7 +4,11 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar, cast
 
 import triton
+from triton.errors import TritonError
 from triton.runtime.interpreter import InterpretedFunction
+
+# a kernel that does not compile, or needs more than the device has: no RuntimeError, as torch's are
+KernelError: type[Exception] = TritonError
 
 
 class Kernel(Protocol):

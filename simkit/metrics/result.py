@@ -130,6 +130,8 @@ class Histogram:
         upper = min(upper, float(self.maximum))
         before = float(cumulative[i] - self.count[i])
         low = float(self.lower[i])
+        if upper - low <= 1.0:  # a bin of one whole number: the tokens of a check come 0 ns after one another
+            return low
         return low + max(0.0, upper - low) * (rank - before) / float(self.count[i])
 
 

@@ -16,6 +16,7 @@ from simkit import __version__
 from simkit.engine.state import I64, Limits
 from simkit.errors import InputError
 from simkit.kernels.decoder_layer import LayerCache
+from simkit.kernels.jit import KernelError
 from simkit.kernels.paged_cache import PAGE_TOKENS
 from simkit.kernels.random_decoder import RandomDecoder, new_cache, random_decoder, run_step
 from simkit.kernels.step_batch import StepBatch
@@ -241,6 +242,11 @@ def kernel_executor(
         executor.capture_all()
     except ValueError as error:
         raise InputError(f"testbed: {architecture.name}: {first_line(error)}; choose another model or dtype") from None
+    except KernelError as error:
+        raise InputError(
+            f"testbed: {architecture.name}: a kernel does not run here ({first_line(error)}); choose another model or "
+            "dtype, or look at simkit/kernels/configurations.json"
+        ) from None
     except (RuntimeError, MemoryError) as error:
         raise InputError(
             f"testbed: decoder, cache and captures do not fit the device ({first_line(error)}); cut the model with "

@@ -8,6 +8,7 @@ cut short says so: `partial` holds the reason.
 import gzip
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from simkit.errors import InputError
@@ -25,6 +26,8 @@ def write_measured_run(run: MeasuredRun, path: Path) -> None:
         # without a time in it, equal runs are equal files
         path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     except OSError as error:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # half a log is none
         raise InputError(f"{path}: {(error.strerror or 'cannot be written').lower()}; choose another place") from None
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,67 @@ def test_percentiles_are_samples() -> None:
 
 def test_points_without_time_are_named() -> None:
     assert time_points(POINTS[:2], end_s=0.0, clock=lambda: 1.0) == ([], [point.label for point in POINTS[:2]])
+
+
+def test_a_run_that_is_cut_short_leaves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ceilings
+    import kernel_checks
+    import point_timing
+
+    import kernels
+
+    def checks(sizes: object) -> Iterator[tuple[str, str, float, float]]:
+        yield "decode", "bf16", 1e-3, 1e-2
+        raise RuntimeError("no kernel image")
+
+    def calls(point: Point) -> object:
+        if point == POINTS[0]:
+            raise MemoryError
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kernels, "require_device", lambda: None)
+    monkeypatch.setattr(kernels, "describe", lambda: dict(MACHINE))
+    monkeypatch.setattr(ceilings, "measure", lambda: CEILINGS)
+    monkeypatch.setattr(kernel_checks, "GROUPS", (checks,))
+    monkeypatch.setattr(point_timing, "calls_of", calls)
+    with pytest.raises(KeyboardInterrupt):
+        kernels.measure(tmp_path / "out", 1e9)
+    record = json.loads((tmp_path / "out/kernels.json").read_text())
+    assert [check["failed"] for check in record["checks"]] == ["", "RuntimeError: no kernel image"]
+    assert [(point["kernel"], point["failed"]) for point in record["points"]] == [("decode", "MemoryError: ")]
+    assert record["left_out"] == [point.label for point in POINTS[1:]]
+    assert "1 passed, 1 failed" in (tmp_path / "out/kernels.md").read_text()
+
+
+def test_tuning_that_is_cut_short_leaves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import kernel_checks
+    import tune as script
+
+    def time_point(regime: Regime, candidate: Candidate, number: int) -> float:
+        if regime != REGIMES[0]:
+            raise KeyboardInterrupt
+        return 5.0 if candidate == regime.candidates[1] else 9.0
+
+    monkeypatch.setattr(script, "describe", lambda: dict(MACHINE))
+    monkeypatch.setattr(script, "device_time_point", lambda architecture: time_point)
+    monkeypatch.setattr("simkit.kernels.configurations.architecture_of", lambda device: 90)
+    with pytest.raises(KeyboardInterrupt):
+        script.run(tmp_path / "out", 1e9)
+    record = json.loads((tmp_path / "out/tune.json").read_text())
+    assert list(record["tried"]) == [REGIMES[0].label]
+    assert record["checked"] is False
+    table = read(tmp_path / "out/configurations.json")
+    timed_one = [one for one in table if one.basis == "timed, made up, 2026-01-01"]
+    assert [(one.constants, one.num_warps) for one in timed_one] == [
+        (REGIMES[0].candidates[1].constants, REGIMES[0].candidates[1].num_warps)
+    ]
+    # to the end: checks in between, and their verdict
+    monkeypatch.setattr(script, "REGIMES", REGIMES[:1])
+    monkeypatch.setattr(kernel_checks, "all_checks", lambda: [Check("decode", "bf16", 1.0, 1e-2)])
+    assert script.run(tmp_path / "out", 1e9) == 1
+    record = json.loads((tmp_path / "out/tune.json").read_text())
+    assert record["checked"] is True
+    assert [check["kernel"] for check in record["failed_checks"]] == ["decode"]
 
 
 BASE = (

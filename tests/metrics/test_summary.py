@@ -71,6 +71,15 @@ def test_histogram_quantiles_are_within_a_bin(values: list[int], q: float) -> No
     assert histogram.mean() == pytest.approx(np.mean(values))
 
 
+@pytest.mark.parametrize("value", range(6))
+def test_quantiles_of_small_whole_numbers_are_exact(value: int) -> None:
+    """Tokens that one check gives follow one another after 0 ns, not after a fraction of one."""
+    counts = np.zeros(BINS, dtype=np.int64)
+    counts[bin_of.py_func(value)] = 9
+    counts[bin_of.py_func(1000)] = 1
+    assert Histogram(bin_edges(), counts, 9 * value + 1000, 1000).quantile(0.5) == value
+
+
 @given(st.integers(0, 2**62))
 def test_every_value_is_in_its_bin(value: int) -> None:
     edges = bin_edges()

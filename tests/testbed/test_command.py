@@ -1,5 +1,6 @@
 """`simkit testbed` end to end, as a user starts it, with a decoder that takes a millisecond a step."""
 
+import gzip
 import json
 import signal
 import subprocess
@@ -185,6 +186,22 @@ def test_bad_input_is_one_line_and_code_2(
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_a_log_that_cannot_be_written_where_it_should_is_kept_elsewhere(
+    simkit: Run, written: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, spare = tmp_path / "out", tmp_path / "spare"
+    (out / "measured.jsonl.gz").mkdir(parents=True)
+    spare.mkdir()
+    monkeypatch.setenv("TMPDIR", str(spare))
+    done = simkit(written(), "--no-calibrate", "--out", out)
+    assert done.returncode == 2, done.stderr
+    assert "Device busy" in done.stderr
+    kept = list(spare.glob("simkit-testbed-*/measured.jsonl.gz"))
+    assert len(kept) == 1
+    assert f"measured.jsonl.gz: is a directory; choose another place; the log is in {kept[0]} instead" in done.stderr
+    assert json.loads(gzip.decompress(kept[0].read_bytes()).splitlines()[0])["kind"] == "header"
 
 
 def test_the_cpu_experiment_is_connected(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("torch", reason="the testbed runs torch; install the extra gpu, or its CPU build")
 
 from simkit.engine.settings import EngineSettings
+from simkit.errors import InputError
 from simkit.testbed.bench import Bench, set_up
 from simkit.testbed.settings import TestbedSettings
 
@@ -100,6 +101,7 @@ def test_everything_after_the_decoder(script: ModuleType, bench: Bench, tmp_path
     found["offline"] = script.offline(bench, plan)
     assert found["offline"]["throughput"]["output_tokens_per_s"] > 0
     found["load 0.5"] = script.at_load(bench, plan, 0.5, knee, tables, out, logs)
+    assert found["offline"]["failure"] == ""
     found["load 0.8"] = "left out: 3 s were left"
     report = script.keep(found, out, logs)
     assert "## Load 0.5:" in report
@@ -111,3 +113,41 @@ def test_everything_after_the_decoder(script: ModuleType, bench: Bench, tmp_path
     with tarfile.open(out / "logs.tar") as archive:
         assert set(archive.getnames()) == {"load-0.5.jsonl.gz", *(f"calibration-{i}.jsonl.gz" for i in range(4))}
     assert json.loads((out / "testbed.json").read_text())["load 0.8"] == "left out: 3 s were left"
+
+
+def test_loads_share_the_time_that_is_left(script: ModuleType) -> None:
+    assert script.share_s(400.0, 3, 75.0) == 75.0
+    # (240 - 3 x 20) / 3
+    assert script.share_s(240.0, 3, 75.0) == 60.0
+    assert script.share_s(40.0, 1, 75.0) == 20.0
+    assert script.share_s(39.0, 1, 75.0) is None
+
+
+def test_a_run_that_is_cut_short_leaves_what_it_has(
+    script: ModuleType, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = script.Plan(max_model_len=256, max_num_seqs=8, bursts=(1, 6), rounds=2, prompt_median=30, output_median=8)
+
+    def no_answers(found: dict[str, object]) -> bool:
+        raise InputError("answers: step 1: RuntimeError: no kernel image")
+
+    def interrupted(*_: object) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "require_device", lambda: None)
+    monkeypatch.setattr(script, "describe", lambda: {"device": "none"})
+    monkeypatch.setattr(script, "answers_agree", no_answers)
+    monkeypatch.setattr(script, "Plan", lambda async_scheduling: plan)
+    monkeypatch.setattr(script, "build", lambda plan: bench)
+    monkeypatch.setattr(script, "at_load", interrupted)
+    monkeypatch.setattr(sys, "argv", ["testbed.py", "--out", str(tmp_path / "out")])
+    with pytest.raises(KeyboardInterrupt):
+        script.main()
+    found = json.loads((tmp_path / "out/testbed.json").read_text())
+    assert found["ended"].startswith("KeyboardInterrupt")
+    assert found["requests with the same answer"] == "answers: step 1: RuntimeError: no kernel image"
+    assert found["knee_requests_per_s"] > 0
+    assert set(found["seconds"]) == {"answers", "decoder", "ready", "offline"}
+    assert "- ended: KeyboardInterrupt" in (tmp_path / "out/testbed.md").read_text()
+    with tarfile.open(tmp_path / "out/logs.tar") as archive:
+        assert archive.getnames() == [f"calibration-{i}.jsonl.gz" for i in range(4)]

@@ -168,6 +168,19 @@ def test_what_the_kernels_do_not_know_is_named(tiny: Architecture, make_mla: Cal
         kernel_executor(make_mla(), 0, "float32", 9, rules(), (), "cpu")
 
 
+def test_a_kernel_that_needs_more_than_the_chip_has_is_told(
+    tiny: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from triton.runtime.errors import OutOfResources
+
+    def refuse(*_: object) -> None:
+        raise OutOfResources(300_000, 232_448, "shared memory")
+
+    monkeypatch.setattr(KernelExecutor, "capture_all", refuse)
+    with pytest.raises(InputError, match=r"tiny: a kernel does not run here .*shared memory"):
+        executor(tiny, (2,))
+
+
 @pytest.fixture
 def make_mla() -> Callable[[], Architecture]:
     from simkit.models.catalog import load_model
