@@ -1,6 +1,7 @@
 """The endpoint: which path does what."""
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,11 +33,17 @@ class Endpoint:
     async def running(self, app: "FastAPI") -> AsyncIterator[None]:
         """The engine's task lives as long as the server."""
         self.task = asyncio.create_task(self.engine.run())
+        self.task.add_done_callback(_log_failure)
         try:
             yield
         finally:
             self.task.cancel()
             await asyncio.gather(self.task, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Let the engine end: answers under way end with an error, and nothing new is begun."""
+        if self.task is not None:
+            self.task.cancel()
 
     async def health(self) -> "Response":
         """GET /health: 200 while the engine runs."""
@@ -101,13 +108,18 @@ async def _whole(exchange: Exchange, request: "Request") -> "Response":
         if not answer.done():
             return Response(status_code=499)  # nobody reads it
         return JSONResponse(answer.result())
-    except EngineStoppedError:
-        message = "the engine has stopped; see the server's log"
-        return JSONResponse(error(message, "InternalServerError", 500), status_code=500)
+    except EngineStoppedError as stopped:
+        return JSONResponse(error(str(stopped), "InternalServerError", 500), status_code=500)
     finally:
         leaving.cancel()
         answer.cancel()
         exchange.close()
+
+
+def _log_failure(task: "asyncio.Task[None]") -> None:
+    """Tell the server's log why the engine ended, unless somebody ended it."""
+    if not task.cancelled() and task.exception() is not None:
+        logging.getLogger("uvicorn.error").error("the engine has failed", exc_info=task.exception())
 
 
 async def _left(request: "Request") -> None:

@@ -10,12 +10,15 @@ from simkit.engine.state import I64
 from simkit.serve.answer import Answer
 from simkit.serve.bodies import ChatBody, CompletionBody, answer_length
 from simkit.serve.engine import PacedEngine
-from simkit.serve.messages import DONE, Dialect, event, usage
+from simkit.serve.messages import DONE, Dialect, error, event, usage
 from simkit.serve.tokens import answer_words, content_ids, text_tokens
 
 
 class EngineStoppedError(Exception):
-    """The engine failed: no answer will be completed."""
+    """The engine failed, or the server is being stopped: no answer will be completed."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine has stopped; see the server's log")
 
 
 @dataclass
@@ -55,6 +58,9 @@ class Exchange:
                     yield b"".join(out)
             if self.body.include_usage:
                 yield event(self.dialect.closing_usage(self.answers))
+            yield DONE
+        except EngineStoppedError as stopped:  # as vLLM ends a stream that fails
+            yield event(error(str(stopped), "InternalServerError", 500))
             yield DONE
         finally:
             self.close()
