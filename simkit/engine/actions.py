@@ -163,15 +163,15 @@ def choose_victim(r: Replica) -> int:
 
 
 @inlined
-def preempt(r: Replica, row: int, victim: int) -> tuple[int, bool]:
+def preempt(r: Replica, row: int, victim: int) -> tuple[int, int]:
     """Take a running request's blocks; it will compute everything again, outputs included, and keeps its outputs.
 
     With swapping, their content goes to the host, whose memory is not bounded here, and comes back (`swap_in`).
-    Returns the tokens it gives back to this step's budget, and whether it was in the batch already.
+    Returns the tokens it gives back to this step's budget, and its place in `running`, where those behind it move up.
     """
     r.at[RUNNING_COUNT] -= 1
-    _close_up(r.running, r.at[RUNNING_COUNT], victim)
-    refund, in_batch = _remove_from_batch(r, row, victim)
+    place = _close_up(r.running, r.at[RUNNING_COUNT], victim)
+    refund = _remove_from_batch(r, row, victim)
     if r.limits.swap_block_ns > 0:
         r.at[COPIED_BLOCKS] += r.progress[victim].held
     make_findable(r, victim)
@@ -185,22 +185,23 @@ def preempt(r: Replica, row: int, victim: int) -> tuple[int, bool]:
     enqueue(r, victim, True)
     r.record.victims[r.at[PREEMPTED_NOW]] = victim
     r.at[PREEMPTED_NOW] += 1
-    return refund, in_batch
+    return refund, place
 
 
 @inlined
-def _close_up(requests: I32, last: int, request: int) -> None:
-    """Remove one entry, which is there, from the first `last` + 1 and keep the others' order."""
+def _close_up(requests: I32, last: int, request: int) -> int:
+    """Remove one entry, which is there, from the first `last` + 1, keep the others' order, and return its place."""
     i = last
     moving = requests[i]
     while moving != request:
         i -= 1
         moving, requests[i] = requests[i], moving
+    return i
 
 
 @inlined
-def _remove_from_batch(r: Replica, row: int, request: int) -> tuple[int, bool]:
-    """Take a request back out of the batch under construction; returns its tokens and whether it was there."""
+def _remove_from_batch(r: Replica, row: int, request: int) -> int:
+    """Take a request back out of the batch under construction; returns its tokens, 0 if it was not there."""
     for k in range(r.batches[row].length):
         if r.entries[row, k].request == request:
             refund = int(r.entries[row, k].tokens)
@@ -209,5 +210,5 @@ def _remove_from_batch(r: Replica, row: int, request: int) -> tuple[int, bool]:
                 r.entries[row, j].request = r.entries[row, j + 1].request
                 r.entries[row, j].tokens = r.entries[row, j + 1].tokens
                 r.entries[row, j].before = r.entries[row, j + 1].before
-            return refund, True
-    return 0, False
+            return refund
+    return 0

@@ -12,8 +12,10 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from simkit.engine.loop import iterate
+from simkit.engine.recording_format import Recorded, RecordedConfig, RecordedRequest
 from simkit.engine.replica import new_replica
 from simkit.engine.settings import FIRST_MINOR, LAST_MINOR, dialect_of
 from simkit.engine.state import (
@@ -40,10 +42,12 @@ from simkit.engine.state import (
     records,
 )
 from simkit.errors import InputError
+from simkit.invalid import first_error
 from simkit.models.steptables import constant_tables
 
 Json = dict[str, object]
 EOS_TOKEN = 2  # of the recordings
+_MOST_BYTES = 512 << 20  # of a recording, unpacked; 2,000 requests have some 5 MB
 # what is compared of a step, in the order in which an engine decides it
 PLANNED = ("t", "req", "n", "c0", "new", "res", "pre", "free0", "run0", "wait0", "cached")
 FIELDS = (*PLANNED, "fin", "gen", "free1", "run1", "upd_t")
@@ -64,10 +68,13 @@ class Recording:
 def read_recording(path: Path) -> Recording:
     """Read one gzip'd JSON-lines file; InputError if it is not of the format."""
     try:
-        lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        lines = [json.loads(line) for line in _unpacked(path).splitlines()]
         header, requests, *steps, last = lines
         if header["format"] != "vllm-golden-1":
             raise InputError(f"{path}: format={header['format']!r} is not vllm-golden-1; record with that format")
+        Recorded.model_validate({"config": header["config"], "requests": requests["requests"]})
+        if not all(isinstance(step, dict) for step in steps):
+            raise TypeError("a step is no mapping of keys to values")
         return Recording(
             name=header["name"],
             config=header["config"],
@@ -76,15 +83,29 @@ def read_recording(path: Path) -> Recording:
             free_at_end=last["free_end"],
             engine=_engine(str(header.get("vllm", "0.32"))),
         )
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+    except ValidationError as error:
+        known = (*RecordedConfig.model_fields, *RecordedRequest.model_fields)
+        raise InputError(first_error(error, str(path), known) + "; see docs/conform.md for the format") from None
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not a recorded schedule ({error}); see docs/conform.md for the format") from error
 
 
+def _unpacked(path: Path) -> bytes:
+    """A recording's lines; InputError if they are more than any recording has."""
+    with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as file:
+        raw = file.read(_MOST_BYTES + 1)
+    if len(raw) > _MOST_BYTES:
+        raise InputError(f"{path}: is larger than {_MOST_BYTES >> 20} MiB unpacked; record in several files")
+    return raw
+
+
 def _engine(version: str) -> str:
     """The engine whose rules version `0.MINOR.PATCH` of vLLM has; the nearest known one for a version beyond those."""
-    minor = int(version.split(".")[1])
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if major > 0:
+        return f"vllm-0.{LAST_MINOR}"
     return f"vllm-0.{min(max(minor, FIRST_MINOR), LAST_MINOR)}"
 
 
@@ -108,6 +129,8 @@ def limits_of(config: Json, engine: str = "vllm-0.32") -> Limits:
         watermark_blocks=int(cast(float, config["watermark"]) * number["num_gpu_blocks"]),
         reserve_full_isl=bool(config["scheduler_reserve_full_isl"]),
         uncached_free_to_front=dialect.uncached_free_to_front,
+        passed_over_counts=dialect.passed_over_counts,
+        serves_past_self_victim=dialect.serves_past_self_victim,
         content_span=1,
         pipeline_depth=2 if config["async_scheduling"] else 1,
     )
@@ -133,7 +156,7 @@ def replay(recording: Recording, engine: str | None = None) -> str | None:
         for field in FIELDS:
             ours, theirs = step.get(field), wanted.get(field)
             if ours != theirs:
-                return f"step {wanted['t']}: {field} is {ours}, recorded {theirs}"
+                return f"step {wanted.get('t')}: {field} is {ours}, recorded {theirs}"
     if next(expected, None) is not None:
         return "the recording goes on"
     free = int(replica.pool.counts[FREE_BLOCKS])
@@ -227,8 +250,10 @@ def _requests(rows: list[Json], block_size: int) -> tuple[Records, NDArray[np.in
 
 
 def _aborts(rows: list[Json]) -> Records:
-    """When clients cancel, in order."""
-    times = sorted((cast(int, q["abort"]), i) for i, q in enumerate(rows) if "abort" in q)
+    """When clients cancel, in order; who cancels before they arrive cancels nothing."""
+    times = sorted(
+        (cast(int, q["abort"]), i) for i, q in enumerate(rows) if cast(int, q.get("abort", -1)) >= cast(int, q["arr"])
+    )
     aborts = records(len(times), ABORT)
     for k, time_and_request in enumerate(times):
         aborts[k] = time_and_request

@@ -14,18 +14,28 @@ class Dialect(NamedTuple):
 
     lone_request_uncapped: bool
     uncached_free_to_front: bool
+    passed_over_counts: bool
+    serves_past_self_victim: bool
     has_watermark: bool
     has_reserve_full_isl: bool
+    has_active_limits: bool  # max_num_active_seqs, long_prefill_token_threshold_adaptive
 
 
-# by the first minor version with the rules; versions between measured ones behave like the one before them or after
-# it, which was not bisected
-_DIALECTS = {
-    16: Dialect(False, False, False, False),
-    20: Dialect(False, False, False, True),
-    24: Dialect(False, True, True, True),
-    32: Dialect(True, True, True, True),
-}
+FIRST_MINOR, LAST_MINOR = 16, 33
+
+
+def _dialect(minor: int) -> Dialect:
+    """The rules of vLLM 0.`minor`, each from the first minor version whose scheduler.py or block_pool.py has it."""
+    return Dialect(
+        lone_request_uncapped=minor >= 31,
+        uncached_free_to_front=minor >= 24,
+        passed_over_counts=minor >= 28,
+        serves_past_self_victim=minor >= 33,
+        has_watermark=minor >= 24,
+        has_reserve_full_isl=minor >= 19,
+        has_active_limits=minor >= 31,
+    )
+
 
 Policy = Literal["fcfs", "priority", "sjf", "srpt", "edf", "fair", "mlfq"]
 
@@ -56,15 +66,13 @@ _TAKES: dict[str, tuple[str, ...]] = {
 }
 V0_WATERMARK = 0.01  # of all blocks (vLLM 0.6 block_manager.py)
 
-FIRST_MINOR, LAST_MINOR = min(_DIALECTS), max(_DIALECTS)
-
 
 def dialect_of(engine: str) -> Dialect:
-    """The rules of an engine version, `vllm-0.16` to `vllm-0.32`; InputError for another name."""
+    """The rules of an engine version, `vllm-0.16` to `vllm-0.33`; InputError for another name."""
     minor = engine.removeprefix("vllm-0.")
     if not engine.startswith("vllm-0.") or not minor.isdecimal() or not FIRST_MINOR <= int(minor) <= LAST_MINOR:
         raise InputError(f"engine {engine!r} is not known; vllm-0.{FIRST_MINOR} to vllm-0.{LAST_MINOR} are")
-    return _DIALECTS[max(first for first in _DIALECTS if first <= int(minor))]
+    return _dialect(int(minor))
 
 
 class EngineSettings(BaseModel):
@@ -72,7 +80,7 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    engine: str = Field(default="vllm-0.32", description="vllm-0.16 to vllm-0.32: whose rules")
+    engine: str = Field(default="vllm-0.32", description="vllm-0.16 to vllm-0.33: whose rules")
     max_num_batched_tokens: int | None = Field(default=None, ge=1, description="tokens a step; default by device")
     max_num_seqs: int | None = Field(default=None, ge=1, description="requests in a step; default by device memory")
     max_num_active_seqs: int | None = Field(default=None, ge=1)
@@ -83,7 +91,9 @@ class EngineSettings(BaseModel):
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = Field(default=0, ge=0)
-    long_prefill_token_threshold_adaptive: bool = False
+    long_prefill_token_threshold_adaptive: bool = Field(
+        default=False, description="at least an equal share of the step; nothing without a threshold"
+    )
     discipline: str = Field(default="vllm-v1", description="what fills a step; vllm-v1 is the engine's own")
     policy: Policy = Field(default="fcfs", description="order of the queue; fcfs and priority are vLLM's own")
     preemptive: bool = Field(default=False, description="urgent requests take the places of running ones (not in vLLM)")
@@ -121,6 +131,12 @@ class EngineSettings(BaseModel):
             raise InputError(
                 f"deployment.engine.scheduler_reserve_full_isl=true: {self.engine} does not have it; leave it out"
             )
+        for name in ("max_num_active_seqs", "long_prefill_token_threshold_adaptive"):
+            if getattr(self, name) and not dialect.has_active_limits:
+                raise InputError(
+                    f"deployment.engine.{name}={getattr(self, name)}: {self.engine} does not have it (0.31 does); "
+                    "leave it out"
+                )
         self._check_discipline()
         self._check_speculation()
         return dialect
@@ -213,6 +229,8 @@ class EngineSettings(BaseModel):
             watermark_blocks=int(watermark * num_blocks),
             reserve_full_isl=dialect.has_reserve_full_isl if reserve is None else reserve,
             uncached_free_to_front=dialect.uncached_free_to_front,
+            passed_over_counts=dialect.passed_over_counts,
+            serves_past_self_victim=dialect.serves_past_self_victim,
             content_span=content_span,
             pipeline_depth=stages if stages > 1 else 2 if self.async_scheduling else 1,
             swap_block_ns=max(1, round(kv_block_bytes / self.swap_gb_per_s)) if swap else 0,

@@ -90,9 +90,9 @@ def serve_decodes(r: Replica, row: int, budget: int) -> int:
             continue
         while not grow(r, request, computed + 1):
             victim = choose_victim(r)
-            refund, in_batch = preempt(r, row, victim)
+            refund, place = preempt(r, row, victim)
             budget += refund
-            if in_batch:
+            if place < i:
                 i -= 1
             if victim == request:
                 return budget

@@ -36,7 +36,7 @@ class Limits(NamedTuple):
     block_size: int  # tokens
     long_prefill_token_threshold: int = 0  # 0: none
     adaptive_long_prefill: bool = False
-    lone_request_uncapped: bool = True  # the threshold does not bind a request that is alone (vLLM 0.32)
+    lone_request_uncapped: bool = True  # the threshold does not bind a request that is alone (vLLM >= 0.31)
     chunked_prefill: bool = True
     prefix_caching: bool = False
     ordering: int = FCFS  # who goes first: FCFS, PRIORITY, ..
@@ -44,6 +44,8 @@ class Limits(NamedTuple):
     watermark_blocks: int = 0
     reserve_full_isl: bool = True  # admit only what fits whole
     uncached_free_to_front: bool = True  # freed blocks without a hash are reused first (vLLM >= 0.24)
+    passed_over_counts: bool = True  # a victim earlier in `running` moves the turn back, served or not (vLLM >= 0.28)
+    serves_past_self_victim: bool = False  # by urgency, who stands behind one that left by itself (vLLM >= 0.33)
     content_span: int = 1  # KV blocks that a content id of the workload covers
     pipeline_depth: int = 1  # batches in flight: one for each stage, and one more with asynchronous scheduling
     swap_block_ns: int = 0  # to copy a block to the host or back; 0: whoever is preempted computes again

@@ -1,6 +1,6 @@
 """vLLM V1's discipline: which requests get how many tokens in the next step.
 
-Rules and their order are those of vLLM 0.32's Scheduler.schedule(); switches in Limits give older versions back. There
+Rules and their order are those of vLLM 0.32's Scheduler.schedule(); switches in Limits give other versions. There
 is no prefill phase and no decode phase: a step gives each request some of the tokens it is due.
 """
 
@@ -9,7 +9,7 @@ from simkit.engine.actions import admit, choose_victim, fits, give, grow, preemp
 from simkit.engine.drafts import drafts_of
 from simkit.engine.prefix import longest_hit
 from simkit.engine.ring import in_flight
-from simkit.engine.state import PREEMPTED_NOW, RUNNING_COUNT, WAITING_COUNT, Replica
+from simkit.engine.state import FCFS, PREEMPTED_NOW, RUNNING_COUNT, WAITING_COUNT, Replica
 from simkit.engine.waiting import head
 
 
@@ -30,7 +30,8 @@ def _long_prefill_cap(r: Replica) -> int:
     threshold = r.limits.long_prefill_token_threshold
     if r.limits.lone_request_uncapped and alive <= 1:
         threshold = 0
-    if r.limits.adaptive_long_prefill and alive > 0:
+    # the fair share is a floor under a threshold; where none is set it sets none (vLLM 0.31 Scheduler.schedule)
+    if r.limits.adaptive_long_prefill and threshold > 0 and alive > 0:
         threshold = max(threshold, r.limits.max_num_batched_tokens // alive)
     return threshold
 
@@ -63,12 +64,18 @@ def _schedule_running(r: Replica, row: int, threshold: int, budget: int) -> int:
             continue
         while not grow(r, request, computed + due):
             victim = choose_victim(r)
-            refund, in_batch = preempt(r, row, victim)
+            refund, place = preempt(r, row, victim)
             budget += refund
-            if in_batch:
+            # before 0.28 a victim that this step had passed over did not count, and the next in line lost its turn
+            if place < i and (refund > 0 or r.limits.passed_over_counts):
                 i -= 1
             if victim == request:
-                return budget
+                if r.limits.ordering == FCFS or not r.limits.serves_past_self_victim:
+                    return budget
+                due = 0
+                break
+        if due == 0:
+            continue
         give(r, row, request, due, computed)
         budget -= due
         i += 1

@@ -1,10 +1,13 @@
 """The schedule is the real one: every field of every step of the recorded schedules."""
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
 
 from simkit.engine.recording import read_recording, replay
+from simkit.engine.settings import EngineSettings, dialect_of
 from simkit.errors import InputError
 
 
@@ -35,3 +38,83 @@ def test_what_is_no_recording_is_one_line(tmp_path: Path, content: bytes) -> Non
     with pytest.raises(InputError, match="not a recorded schedule") as caught:
         read_recording(path)
     assert "\n" not in str(caught.value)
+
+
+def test_who_cancels_before_they_arrive_cancels_nothing(shared: Path) -> None:
+    """Only who is alive is cancelled: step 4 is jumped over, and who comes at step 5 stays."""
+    recording = read_recording(shared / "golden" / "a02_light20.jsonl.gz")
+    for request in recording.requests:
+        if int(str(request["arr"])) > 0:
+            request["abort"] = int(str(request["arr"])) - 1
+    assert replay(recording) is None
+
+
+CONFIG = {
+    "block_size": 4, "num_gpu_blocks": 9, "max_num_batched_tokens": 16, "max_num_seqs": 4, "max_model_len": 32,
+    "long_prefill_token_threshold": 0, "long_prefill_token_threshold_adaptive": False, "enable_chunked_prefill": True,
+    "enable_prefix_caching": False, "policy": "fcfs", "async_scheduling": False, "watermark": 0.0,
+    "scheduler_reserve_full_isl": True, "max_num_active_seqs": None,
+}  # fmt: skip
+REQUEST = {"id": 0, "arr": 0, "segs": [["s", 1, 5]], "out": 1, "max_tokens": 1}
+
+
+def _write(path: Path, config: dict[str, object], request: dict[str, object], version: str = "0.32.0") -> Path:
+    """A recording of one request that is over after one step, worked by hand."""
+    step = {"kind": "step", "t": 0, "req": [0], "n": [5], "c0": [0], "new": [[0, 0]], "free0": 6, "run0": 1, "wait0": 0}
+    lines = [
+        {"kind": "header", "format": "vllm-golden-1", "name": "x", "vllm": version, "config": CONFIG | config},
+        {"kind": "requests", "requests": [REQUEST | request]},
+        step | {"cached": 0, "fin": [0], "gen": 1, "free1": 8, "run1": 0},
+        {"kind": "end", "free_end": 8},
+    ]
+    path.write_bytes(gzip.compress("\n".join(json.dumps(line) for line in lines).encode()))
+    return path
+
+
+@pytest.mark.parametrize("version", ["0.12.1", "0.32.0", "0.99.0", "1.2.0"])
+def test_a_recording_of_any_version_is_replayed(tmp_path: Path, version: str) -> None:
+    recording = read_recording(_write(tmp_path / "x.jsonl.gz", {}, {}, version))
+    assert recording.engine == {"0.12.1": "vllm-0.16", "0.32.0": "vllm-0.32"}.get(version, "vllm-0.33")
+    assert replay(recording) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "request_", "said"),
+    [
+        ({"block_size": 0}, {}, "config.block_size=0"),
+        ({"num_gpu_blocks": 10**13}, {}, "config.num_gpu_blocks="),
+        ({"num_gpu_blocks": 3}, {}, "more than the 8 tokens that the blocks hold"),
+        ({"policy": "lifo"}, {}, "config.policy='lifo'"),
+        ({"num_speculative_tokens": 3}, {}, "config.num_speculative_tokens: unknown key"),
+        ({"enable_chunked_prefill": False}, {}, "without chunked prefill"),
+        ({}, {"segs": []}, "requests.0.segs="),
+        ({}, {"segs": [["o", 99, 3]]}, "no such request"),
+        ({}, {"segs": [["s", 1, 32]]}, "leave no room"),
+        ({}, {"out": 10**12, "max_tokens": 10**12}, "requests.0.out="),
+        ({}, {"out": 2}, "more than max_tokens=1"),
+    ],
+)
+def test_what_cannot_be_replayed_is_one_line(
+    tmp_path: Path, config: dict[str, object], request_: dict[str, object], said: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        read_recording(_write(tmp_path / "x.jsonl.gz", config, request_))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_rules_begin_with_the_version_that_has_them() -> None:
+    """From the sources of the wheels 0.16.0 to 0.33.0, and schedules recorded from both sides of each boundary."""
+    since = {
+        "has_reserve_full_isl": 19, "has_watermark": 24, "uncached_free_to_front": 24, "passed_over_counts": 28,
+        "lone_request_uncapped": 31, "has_active_limits": 31, "serves_past_self_victim": 33,
+    }  # fmt: skip
+    for minor in range(16, 34):
+        assert dialect_of(f"vllm-0.{minor}")._asdict() == {rule: minor >= first for rule, first in since.items()}
+
+
+@pytest.mark.parametrize("setting", ["max_num_active_seqs", "long_prefill_token_threshold_adaptive"])
+def test_a_setting_that_the_version_does_not_have_is_refused(setting: str) -> None:
+    with pytest.raises(InputError, match=f"engine.{setting}=.*vllm-0.30 does not have it"):
+        EngineSettings.model_validate({"engine": "vllm-0.30", setting: 1}).dialect()
+    EngineSettings.model_validate({"engine": "vllm-0.31", setting: 1}).dialect()

@@ -118,8 +118,8 @@ def test_a_small_cache_is_never_faster() -> None:
 
 
 def test_a_small_cache_gains_one_step_at_most_where_steps_have_a_fixed_cost() -> None:
-    """Postponed work can merge into fewer steps (Graham's anomaly, 1969): 6 of 7,222 histories gain, a step at most."""
-    anomalous = (5458, 7466, 10190, 11289, 19405)  # found by looking through the first 20,000 seeds
+    """Postponed work can merge into fewer steps (Graham's anomaly, 1969): 5 of 7,222 histories gain, a step at most."""
+    anomalous = (5458, 7466, 10190, 11289, 19836)  # found by looking through the first 20,000 seeds
     gained_by = {}
     for seed in (*range(1500), *anomalous):
         pair = small_and_ample(seed, step_ns=1000.0)
