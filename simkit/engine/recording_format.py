@@ -1,6 +1,7 @@
 """What a recorded schedule (`vllm-golden-1`) must hold before it is replayed: its settings and requests, within bounds.
 
-A setting that this engine does not know is refused, not passed over: it might be why a schedule differs.
+A setting that this engine does not know is refused unless it is off (null, false, 0): it might be why a schedule
+differs.
 """
 
 from typing import Annotated, Literal, Self
@@ -19,10 +20,21 @@ Count = Annotated[int, Field(strict=True, ge=0, le=_MOST_LENGTH)]
 Segment = Annotated[tuple[Literal["s", "o"], Source, Count], Field(strict=False)]
 
 
-class RecordedConfig(BaseModel):
-    """The scheduler's settings, under vLLM's own names; what vLLM refuses to start with is refused here."""
+class _Row(BaseModel):
+    """A row of a recording; keys that it does not know may be there if they are off."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_off(cls, row: object) -> object:
+        if not isinstance(row, dict):
+            return row
+        return {key: value for key, value in row.items() if key in cls.model_fields or value not in (None, False, 0)}
+
+
+class RecordedConfig(_Row):
+    """The scheduler's settings, under vLLM's own names; what vLLM refuses to start with is refused here."""
 
     block_size: int = Field(ge=1, le=1 << 12)
     num_gpu_blocks: int = Field(ge=2, le=1 << 22)
@@ -30,20 +42,17 @@ class RecordedConfig(BaseModel):
     max_num_seqs: int = Field(ge=1, le=1 << 16)
     max_model_len: int = Field(ge=2, le=1 << 22)
     long_prefill_token_threshold: int = Field(ge=0)
-    long_prefill_token_threshold_adaptive: bool
+    long_prefill_token_threshold_adaptive: bool = False
     enable_chunked_prefill: bool
     enable_prefix_caching: bool
     policy: Literal["fcfs", "priority"]
     async_scheduling: bool
     watermark: float = Field(ge=0.0, lt=1.0)
     scheduler_reserve_full_isl: bool
-    max_num_active_seqs: int | None = Field(ge=1)
+    max_num_active_seqs: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _starts(self) -> Self:
-        holds = (self.num_gpu_blocks - 1) * self.block_size
-        if holds < self.max_model_len:
-            raise ValueError(f"max_model_len={self.max_model_len} is more than the {holds} tokens that the blocks hold")
         if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
             raise ValueError(
                 f"max_num_batched_tokens={self.max_num_batched_tokens} is less than max_model_len="
@@ -54,10 +63,8 @@ class RecordedConfig(BaseModel):
         return self
 
 
-class RecordedRequest(BaseModel):
+class RecordedRequest(_Row):
     """One request of a recording."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     id: int = Field(ge=0, le=1 << 32)
     arr: Step
@@ -94,7 +101,10 @@ class Recorded(BaseModel):
         by_id = {q.id: q for q in self.requests}
         if len(by_id) < len(self.requests):
             raise ValueError("requests: an id is there twice")
+        holds = (self.config.num_gpu_blocks - 1) * self.config.block_size
         for q in self.requests:
+            if min(q.prompt + q.out - 1, self.config.max_model_len) > holds:
+                raise ValueError(f"request {q.id}: {q.prompt + q.out} tokens are more than the {holds} of all blocks")
             if q.prompt >= self.config.max_model_len:
                 raise ValueError(f"request {q.id}: {q.prompt} prompt tokens leave no room in max_model_len")
             for kind, source, _ in q.segs:

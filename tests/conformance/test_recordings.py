@@ -10,12 +10,24 @@ from simkit.engine.recording import read_recording, replay
 from simkit.engine.settings import EngineSettings, dialect_of
 from simkit.errors import InputError
 
+OWN = Path(__file__).parent / "recordings"
+
 
 def test_every_recorded_schedule_is_reproduced(shared: Path) -> None:
     files = sorted((shared / "golden").glob("*.jsonl.gz"))
     assert files
     differences = {path.name: replay(read_recording(path)) for path in files}
     assert {name: difference for name, difference in differences.items() if difference} == {}
+
+
+@pytest.mark.parametrize("path", sorted(OWN.glob("*.jsonl.gz")), ids=lambda path: path.name.removesuffix(".jsonl.gz"))
+def test_random_schedules_of_every_release_are_reproduced(path: Path) -> None:
+    assert replay(read_recording(path)) is None
+
+
+def test_there_are_recordings_of_releases_from_0_16_to_0_33() -> None:
+    releases = {path.name.split(".")[1] for path in OWN.glob("*.jsonl.gz")}
+    assert releases >= {"16", "18", "19", "22", "23", "24", "27", "28", "30", "31", "32", "33"}
 
 
 def test_a_changed_recording_is_told_by_step_and_field(shared: Path) -> None:
@@ -83,7 +95,7 @@ def test_a_recording_of_any_version_is_replayed(tmp_path: Path, version: str) ->
     [
         ({"block_size": 0}, {}, "config.block_size=0"),
         ({"num_gpu_blocks": 10**13}, {}, "config.num_gpu_blocks="),
-        ({"num_gpu_blocks": 3}, {}, "more than the 8 tokens that the blocks hold"),
+        ({"num_gpu_blocks": 2}, {}, "6 tokens are more than the 4 of all blocks"),
         ({"policy": "lifo"}, {}, "config.policy='lifo'"),
         ({"num_speculative_tokens": 3}, {}, "config.num_speculative_tokens: unknown key"),
         ({"enable_chunked_prefill": False}, {}, "without chunked prefill"),
@@ -101,6 +113,16 @@ def test_what_cannot_be_replayed_is_one_line(
         read_recording(_write(tmp_path / "x.jsonl.gz", config, request_))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_off_may_be_there_and_unknown(tmp_path: Path) -> None:
+    config = {"max_num_partial_prefills": 0, "kv_sharing_fast_prefill": False, "num_gpu_blocks": 9}
+    assert replay(read_recording(_write(tmp_path / "x.jsonl.gz", config, {"deadline": None}))) is None
+
+
+def test_a_context_longer_than_the_memory_is_replayed_where_its_requests_fit(tmp_path: Path) -> None:
+    recording = read_recording(_write(tmp_path / "x.jsonl.gz", {"max_model_len": 4096}, {}))
+    assert replay(recording) is None
 
 
 def test_rules_begin_with_the_version_that_has_them() -> None:
