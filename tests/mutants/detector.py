@@ -17,7 +17,8 @@ from simkit.engine.prefix import longest_hit
 from simkit.engine.recording import read_recording, replay
 from simkit.engine.state import DEVICE_FREE, FCFS, NEVER, Replica
 
-RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "golden"
+TESTS = Path(__file__).resolve().parents[1]
+RECORDINGS = (TESTS / "conformance" / "recordings", TESTS.parents[1] / "shared" / "golden")
 LARGEST_RECORDING_BYTES = 100_000  # the two larger ones take ten seconds each, uncompiled
 
 
@@ -57,7 +58,9 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-RECORDED = [path for path in RECORDINGS.glob("*.jsonl.gz") if _size(path) < LARGEST_RECORDING_BYTES]
+RECORDED = [
+    path for folder in RECORDINGS for path in folder.glob("*.jsonl.gz") if _size(path) < LARGEST_RECORDING_BYTES
+]
 
 
 @pytest.mark.parametrize("path", sorted(RECORDED, key=_size), ids=lambda path: path.name)

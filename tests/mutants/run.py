@@ -44,6 +44,7 @@ def copy_of_the_checkout(folder: Path) -> Path:
     shutil.copytree(CHECKOUT / "simkit", copy / "simkit", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(CHECKOUT / "tests" / "engine", copy / "tests" / "engine")
     shutil.copytree(CHECKOUT / "tests" / "mutants", copy / "tests" / "mutants")
+    shutil.copytree(CHECKOUT / "tests" / "conformance", copy / "tests" / "conformance")
     for name in ("tests/conftest.py", "pyproject.toml"):
         shutil.copy(CHECKOUT / name, copy / name)
     shared = CHECKOUT.parent / "shared"
