@@ -81,12 +81,18 @@ class EngineSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: str = Field(default="vllm-0.32", description="vllm-0.16 to vllm-0.33: whose rules")
-    max_num_batched_tokens: int | None = Field(default=None, ge=1, description="tokens a step; default by device")
-    max_num_seqs: int | None = Field(default=None, ge=1, description="requests in a step; default by device memory")
+    max_num_batched_tokens: int | None = Field(
+        default=None, ge=1, le=1 << 22, description="tokens a step; default by device"
+    )
+    max_num_seqs: int | None = Field(
+        default=None, ge=1, le=1 << 16, description="requests in a step; default by device memory"
+    )
     max_num_active_seqs: int | None = Field(default=None, ge=1)
     max_model_len: int | None = Field(default=None, ge=2, description="prompt + output; default the model's")
     block_size: int = Field(default=16, ge=1, le=1024, description="tokens a KV block")
-    num_gpu_blocks_override: int | None = Field(default=None, ge=2, description="KV blocks; default by the memory plan")
+    num_gpu_blocks_override: int | None = Field(
+        default=None, ge=2, le=1 << 24, description="KV blocks; default by the memory plan"
+    )
     gpu_memory_utilization: float = Field(default=0.92, gt=0.0, le=1.0)
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True

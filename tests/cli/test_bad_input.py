@@ -84,6 +84,10 @@ def test_unsorted_and_malformed_rows_can_be_asked_for(simkit, tmp_path: Path) ->
         ([*LLAMA, *PRESET, "--slo", "ttfp_p99=1"], ["ttfp_p99_s", "ttft_p99_s"]),
         ([*LLAMA, *PRESET, "--slo", "ttft_p99"], ["--slo"]),
         ([*LLAMA, *PRESET, "--set", "deployment.engine.max_nun_seqs=3"], ["max_num_seqs"]),
+        (
+            [*LLAMA, *PRESET, "--set", "deployment.engine.num_gpu_blocks_override=2000000000"],
+            ["num_gpu_blocks_override=2000000000", "16777216"],
+        ),
         ([*LLAMA, *PRESET, "--set", "deployment.engine.block_size=0"], ["block_size=0"]),
         ([*LLAMA, *PRESET, "--set", "deployment.layout.tensor=3"], ["3", "tensor"]),
         ([*LLAMA, *PRESET, "--rate", "-1"], ["rate=-1"]),
