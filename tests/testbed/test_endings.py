@@ -141,7 +141,7 @@ def test_a_failing_calibration_names_its_log(
 
 
 def test_what_does_not_fit_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = EngineSettings(num_gpu_blocks_override=2_000_000_000, max_model_len=512)
+    engine = EngineSettings(num_gpu_blocks_override=16_000_000, max_model_len=512)
     with pytest.raises(InputError, match=r"need \d+\.\d GiB, .* cut the model with --layers, or the cache"):
         set_up("llama-3.1-8b", engine, TestbedSettings(device="cpu", layers=1))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
