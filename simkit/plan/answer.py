@@ -11,6 +11,7 @@ from simkit.cluster.settings import Cluster
 from simkit.engine.deployment import resolve
 from simkit.errors import InputError
 from simkit.metrics.slo import Promise
+from simkit.models.catalog import load_model
 from simkit.plan.bounds import bounds
 from simkit.plan.fleet import replay_share
 from simkit.plan.observation import REJECTED, Observation, miss, named
@@ -121,7 +122,8 @@ def start(kind: Kind, question: Question) -> Start:
         return settled(CANNOT, str(error))
     known = bounds(unit, question.workload, question.promise)
     if REJECTED in known.missed:
-        return settled(CANNOT, too_long(question.workload, unit.limits.max_model_len))
+        most = load_model(kind.deployment.model).max_context_tokens
+        return settled(CANNOT, too_long(question.workload, unit.limits.max_model_len, most))
     if known.missed:
         floor = known.floors_s.get(known.missed[0])
         at_least = "" if floor is None else f", which is at least {floor:.3g} s"
@@ -182,14 +184,17 @@ def answer(begun: Start, question: Question, most_usd_per_hour: float = float("i
     )
 
 
-def too_long(workload: Workload, max_model_len: int) -> str:
-    """Which requests a context turns away, and the one that would take them."""
+def too_long(workload: Workload, max_model_len: int, most: int) -> str:
+    """Which requests a context turns away, and the one that would take them, if the model has it: at most `most`."""
     lengths = workload.prompt_tokens.astype(np.int64) + workload.output_tokens
     many = int(np.count_nonzero(lengths > max_model_len))
-    return (
-        f"{many:,} of {len(lengths):,} requests are longer than the context of {max_model_len:,} tokens; "
-        f"deployment.engine.max_model_len={int(lengths.max())} takes them all"
-    )
+    longest = int(lengths.max())
+    way_out = f"deployment.engine.max_model_len={longest} takes them all"
+    if longest > most:
+        way_out = (
+            f"the model takes {most:,} and the longest has {longest:,}: leave those out of the trace, or take another"
+        )
+    return f"{many:,} of {len(lengths):,} requests are longer than the context of {max_model_len:,} tokens; {way_out}"
 
 
 def try_replicas(spec: Unit, question: Question, replicas: int) -> tuple[Tried, Observation | None]:

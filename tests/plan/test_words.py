@@ -3,13 +3,14 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from simkit.cluster.settings import Cluster
 from simkit.engine.deployment import Deployment, resolve
 from simkit.engine.settings import EngineSettings
 from simkit.metrics.slo import promise
-from simkit.plan.answer import Question
+from simkit.plan.answer import Question, too_long
 from simkit.plan.changes import infeasible
 from simkit.plan.confidence import StepTimeError
 from simkit.plan.decision import Decision, decide
@@ -177,3 +178,15 @@ def test_commands_hold_the_settings_of_the_plan_or_say_which_they_lack(chat: Wor
     assert "num_speculative_tokens" in notes
     plain = launch(resolve(BASE), 1, 5.0, chat, promise({"ttft_p99_s": 1.0}), "round_robin")
     assert plain.notes == ()
+
+
+def test_who_asks_for_more_than_the_model_has_is_not_sent_to_a_longer_context() -> None:
+    workload = Workload(
+        name="long",
+        arrival_us=np.arange(3, dtype=np.int64),
+        prompt_tokens=np.array([100, 3_000, 9_000], dtype=np.int32),
+        output_tokens=np.array([10, 10, 10], dtype=np.int32),
+    )
+    assert too_long(workload, 2_048, 16_384).endswith("max_model_len=9010 takes them all")
+    assert "2 of 3 requests" in too_long(workload, 2_048, 16_384)
+    assert "the model takes 4,096 and the longest has 9,010: leave those out" in too_long(workload, 2_048, 4_096)
