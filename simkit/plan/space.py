@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -216,13 +217,18 @@ def _kind(
     return replace(kind, most_replicas=min(space.replicas, offer.available // kind.gpus))
 
 
+def _name_of(model: str) -> str:
+    """A model in a word: the end of its repository's name, or the folder that its config.json is in."""
+    if model.endswith("config.json"):
+        return Path(model).expanduser().resolve().parent.name or model
+    return model.rstrip("/").split("/")[-1]
+
+
 def _words(deployment: Deployment, device: Device, split: Split | None, several: tuple[bool, ...]) -> Iterator[str]:
     """Model and device always, the rest where there is a choice."""
     layout = deployment.layout
-    model = deployment.model.rstrip("/").split("/")
-    named = model[-2] if len(model) > 1 and model[-1] == "config.json" else model[-1]
     words = (
-        named,
+        _name_of(deployment.model),
         device.name,
         f"tensor {layout.tensor}",
         f"pipeline {layout.pipeline}",

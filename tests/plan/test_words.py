@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,3 +191,11 @@ def test_who_asks_for_more_than_the_model_has_is_not_sent_to_a_longer_context() 
     assert too_long(workload, 2_048, 16_384).endswith("max_model_len=9010 takes them all")
     assert "2 of 3 requests" in too_long(workload, 2_048, 16_384)
     assert "the model takes 4,096 and the longest has 9,010: leave those out" in too_long(workload, 2_048, 4_096)
+
+
+def test_a_model_of_one_s_own_is_called_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine" / "work").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine" / "work")
+    for model in ("../config.json", str(tmp_path / "mine" / "config.json")):
+        (kind,) = kinds(SearchSpace(), Deployment(model=model, device="h100"))
+        assert kind.label.startswith("mine, h100")
