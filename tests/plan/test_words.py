@@ -196,6 +196,10 @@ def test_who_asks_for_more_than_the_model_has_is_not_sent_to_a_longer_context() 
 def test_a_model_of_one_s_own_is_called_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine" / "work").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "mine" / "work")
+    Path("../config.json").write_text(
+        '{"model_type": "llama", "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, '
+        '"num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 1000, "max_position_embeddings": 2048}'
+    )
     for model in ("../config.json", str(tmp_path / "mine" / "config.json")):
         (kind,) = kinds(SearchSpace(), Deployment(model=model, device="h100"))
         assert kind.label.startswith("mine, h100")
