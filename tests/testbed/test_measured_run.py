@@ -83,8 +83,8 @@ def test_wall_time_is_booked_to_the_nanosecond(run: MeasuredRun) -> None:
 def test_steps_are_planned_while_another_runs_where_that_is_wanted(run: MeasuredRun) -> None:
     pairs = list(zip(run.steps, run.steps[1:], strict=False))
     overlapping = sum(after.schedule_start_ns < step.update_start_ns for step, after in pairs)
-    # how many is for the machine to say: a step may end before a loaded one has planned the next
-    assert overlapping > 0 if run.asynchronous else overlapping == 0
+    # all but the first of a busy time and those that nobody is left for
+    assert overlapping > 0.6 * len(pairs) if run.asynchronous else overlapping == 0
 
 
 def test_every_token_is_delivered_when_its_step_ended(run: MeasuredRun) -> None:
