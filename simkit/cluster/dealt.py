@@ -15,7 +15,7 @@ from simkit.cluster.result import FleetResult, plain_fleet
 from simkit.cluster.routers import BlindRouter
 from simkit.cluster.way import no_such_replica
 from simkit.engine.deployment import ReplicaSpec
-from simkit.engine.discipline import engine
+from simkit.engine.discipline import engine, minds_blocks
 from simkit.engine.loop import IDLE
 from simkit.engine.replica import new_replica
 from simkit.engine.simulate import ITERATIONS_A_CALL, result_of
@@ -105,6 +105,7 @@ def _share(
         records(0, ABORT),
         spec.num_blocks,
         event_capacity(len(specs)),
+        named=minds_blocks(spec.deployment.engine.discipline, offer.content_ids),
     )
     advance = engine(spec.deployment.engine.discipline).advance
     complete = True

@@ -31,6 +31,8 @@ class KvStation(Station):
     A job that was cancelled, or whose client cannot be told, counts until the scheduler is done with it.
     """
 
+    _moves_blocks = True
+
     def __init__(
         self,
         clock: simpy.Environment,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from simkit.cluster.offers import Offered, event_capacity, least_step_ns
 from simkit.engine.deployment import ReplicaSpec
+from simkit.engine.discipline import minds_blocks
 from simkit.engine.replica import new_replica
 from simkit.engine.state import (
     ABORT,
@@ -180,6 +181,7 @@ def _empty(spec: ReplicaSpec, offer: Offered, replicas: int, longest: int) -> Re
         records(0, ABORT),
         spec.num_blocks,
         event_capacity(replicas),
+        named=minds_blocks(spec.deployment.engine.discipline, offer.content_ids),
     )
 
 

@@ -18,7 +18,7 @@ from simkit.cluster.loops.until_end import COUNT, END, ENDED, MORE, NEXT, cached
 from simkit.cluster.offers import Offered, least_step_ns
 from simkit.cluster.stepwise import stepwise
 from simkit.engine.deployment import ReplicaSpec
-from simkit.engine.discipline import DISCIPLINES, engine
+from simkit.engine.discipline import DISCIPLINES, engine, minds_blocks
 from simkit.engine.replica import new_replica
 from simkit.engine.simulate import ITERATIONS_A_CALL
 from simkit.engine.state import (
@@ -42,6 +42,8 @@ FIRST_ROOM = 64  # requests, before the arrays grow
 
 class Station:
     """One replica from its start to its end; times are ns on the fleet's clock."""
+
+    _moves_blocks = False  # whether somebody beside its requests holds blocks of it
 
     def __init__(
         self,
@@ -71,7 +73,13 @@ class Station:
         discipline = spec.deployment.engine.discipline
         self._run = fleet_loops(discipline).run_until_end if discipline in DISCIPLINES else stepwise(engine(discipline))
         empty = new_replica(
-            offered.limits, records(room, REQUEST), offered.content_ids, records(0, ABORT), spec.num_blocks, events
+            offered.limits,
+            records(room, REQUEST),
+            offered.content_ids,
+            records(0, ABORT),
+            spec.num_blocks,
+            events,
+            named=self._moves_blocks or minds_blocks(discipline, offered.content_ids),
         )
         tenants = int(offered.requests["tenant"].max(initial=0)) + 1
         self._replica = empty._replace(tenants=records(tenants, TENANT))

@@ -1,7 +1,7 @@
 """What a discipline can do in a step: give tokens, take blocks, admit, preempt. Rules are vLLM's."""
 
 from simkit.compiled import inlined
-from simkit.engine.blocks import hold_cached, hold_new, release, take_slot
+from simkit.engine.blocks import hold_cached, hold_new, name_blocks, release, take_slot
 from simkit.engine.ordering import more_urgent, serve_input, urgency
 from simkit.engine.prefix import block_key, cached_block, make_findable, register_full_blocks
 from simkit.engine.ring import asynchronous, ring_row
@@ -13,6 +13,7 @@ from simkit.engine.state import (
     FREE_BLOCKS,
     I32,
     IN_FLIGHT,
+    NAMED,
     PREEMPTED,
     PREEMPTED_NOW,
     RUNNING,
@@ -169,6 +170,8 @@ def preempt(r: Replica, row: int, victim: int) -> tuple[int, int]:
     With swapping, their content goes to the host, whose memory is not bounded here, and comes back (`swap_in`).
     Returns the tokens it gives back to this step's budget, and its place in `running`, where those behind it move up.
     """
+    if r.limits.prefix_caching and r.pool.counts[NAMED] == 0:
+        name_blocks(r)  # it may find its own again
     r.at[RUNNING_COUNT] -= 1
     place = _close_up(r.running, r.at[RUNNING_COUNT], victim)
     refund = _remove_from_batch(r, row, victim)

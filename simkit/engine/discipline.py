@@ -15,7 +15,7 @@ from simkit.compiled import compiled, inlined
 from simkit.engine import loop, stepping
 from simkit.engine.policy import own_loop
 from simkit.engine.policy_file import PolicyFile, entry_point_names, find_policy
-from simkit.engine.state import Replica
+from simkit.engine.state import I64, Replica
 from simkit.errors import InputError, suggestion
 from simkit.models.steptables import StepTables
 
@@ -31,6 +31,14 @@ DISCIPLINES = {
     "orca": "orca",
     "static": "static",
 }
+
+
+def minds_blocks(discipline: str, content_ids: I64) -> bool:
+    """Whether it matters from the start which blocks requests hold (`new_replica`).
+
+    It does where a workload names content, and for a user's discipline, which may look.
+    """
+    return len(content_ids) > 0 or discipline not in DISCIPLINES
 
 
 @dataclass(frozen=True)

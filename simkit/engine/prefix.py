@@ -7,7 +7,7 @@ after a preemption. Until there is one nobody looks for them, and they stay off 
 """
 
 from simkit.compiled import inlined
-from simkit.engine.state import DISTINCT_KEYS, Pool, Replica
+from simkit.engine.state import DISTINCT_KEYS, NAMED, Pool, Replica
 
 _POSITION_BITS = 24  # blocks a request can name by itself: 16.7 million
 _SPREAD = 2654435761  # Knuth's multiplicative hashing, 2^32 / golden ratio
@@ -154,6 +154,9 @@ def register_full_blocks(r: Replica, request: int, tokens: int) -> None:
     index = int(r.progress[request].hashed)
     # runs once a token: multiplied, because a division takes as long as the rest of the turn
     while (index + 1) * size <= tokens:
+        if r.pool.counts[NAMED] == 0:
+            index += 1
+            continue
         block = r.pool.table[r.progress[request].slot, index]
         if index >= r.requests[request].content_blocks and r.progress[request].findable == 0:
             name_own(r.pool, block, block_key(r, request, index))

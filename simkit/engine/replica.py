@@ -14,6 +14,7 @@ from simkit.engine.state import (
     FREE_SLOTS,
     I64,
     LEDGER,
+    NAMED,
     PLACE,
     PLACES,
     PROGRESS,
@@ -35,10 +36,13 @@ def new_replica(
     aborts: Records,
     num_blocks: int,
     event_capacity: int = EVENT_CAPACITY,
+    named: bool = True,
 ) -> Replica:
     """A replica that has computed nothing, with `num_blocks` KV blocks of which block 0 is never used.
 
-    `requests` are REQUEST records in order of arrival, `aborts` ABORT records in order of time.
+    `requests` are REQUEST records in order of arrival, `aborts` ABORT records in order of time. With `named` False
+    blocks are counted, and get their numbers only when it matters which they are; schedules are the same. It must be
+    True where requests have `content_blocks`, and for whoever reads the block table.
     """
     at = np.zeros(PLACES + limits.stages - 1, dtype=np.int64)
     at[ROWS] = len(requests)
@@ -50,7 +54,7 @@ def new_replica(
         aborts=aborts,
         progress=records(len(requests), PROGRESS),
         ledger=records(len(requests), LEDGER),
-        pool=_new_pool(limits, num_blocks),
+        pool=_new_pool(limits, num_blocks, named),
         entries=records((rows_of(limits), limits.max_running), ENTRY),
         batches=records(rows_of(limits), BATCH),
         record=_new_recorder(limits, event_capacity),
@@ -61,7 +65,7 @@ def new_replica(
     )
 
 
-def _new_pool(limits: Limits, num_blocks: int) -> Pool:
+def _new_pool(limits: Limits, num_blocks: int, named: bool) -> Pool:
     # the ring of free blocks starts in order of their ids (vLLM block_pool.py)
     ring = np.arange(num_blocks, dtype=np.int32)
     blocks = records(num_blocks, BLOCK)
@@ -71,9 +75,10 @@ def _new_pool(limits: Limits, num_blocks: int) -> Pool:
     places = 1 << max(4, (2 * num_blocks - 1).bit_length())
     per_request = min(-(-limits.max_model_len // limits.block_size), num_blocks)
     slots = limits.max_running
-    counts = np.zeros(3, dtype=np.int64)
+    counts = np.zeros(4, dtype=np.int64)
     counts[FREE_BLOCKS] = num_blocks - 1
     counts[FREE_SLOTS] = slots
+    counts[NAMED] = named
     return Pool(
         blocks=blocks,
         places=records(places, PLACE),

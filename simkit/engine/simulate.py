@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from simkit.engine.claims import deadlines_ns, tenant_numbers
-from simkit.engine.discipline import engine
+from simkit.engine.discipline import engine, minds_blocks
 from simkit.engine.loop import IDLE
 from simkit.engine.predictor import Constant, PredictorSpec
 from simkit.engine.record import (
@@ -74,7 +74,8 @@ def simulate(
     fits = workload.prompt_tokens.astype(np.int64) + workload.output_tokens <= limits.max_model_len
     rows = np.flatnonzero(fits)
     requests, content_ids = load(workload, rows, limits, predictor, max_tokens)
-    replica = new_replica(limits, requests, content_ids, records(0, ABORT), num_blocks)
+    named = minds_blocks(discipline, content_ids)
+    replica = new_replica(limits, requests, content_ids, records(0, ABORT), num_blocks, named=named)
     advance = engine(discipline).advance
     complete = True
     try:

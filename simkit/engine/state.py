@@ -180,10 +180,12 @@ class Pool(NamedTuple):
     places: Records  # PLACE [power of two] open addressing by content; key 0 is empty
     table: I32  # [slots, blocks a request can hold] the blocks of each running request, in order
     free_slots: I32  # [slots] a stack
-    counts: I64  # [3] FREE_BLOCKS, DISTINCT_KEYS, FREE_SLOTS
+    counts: I64  # [4] FREE_BLOCKS, DISTINCT_KEYS, FREE_SLOTS, NAMED
 
 
-FREE_BLOCKS, DISTINCT_KEYS, FREE_SLOTS = range(3)
+# NAMED: 1, or 0 as long as nobody can ask which blocks a request holds: then they are counted, and all of the pool but
+# `counts` and `free_slots` stays as it was made (`simkit.engine.blocks`)
+FREE_BLOCKS, DISTINCT_KEYS, FREE_SLOTS, NAMED = range(4)
 
 
 class Recorder(NamedTuple):

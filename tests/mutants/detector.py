@@ -5,6 +5,7 @@ Beside it, run.py has the schedules worked by hand in tests/engine run. None of 
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from simkit.engine import vllm_v1
@@ -15,7 +16,8 @@ from simkit.engine.histories import History, crowded_history, random_history
 from simkit.engine.loop import IDLE, advance, iterate
 from simkit.engine.prefix import longest_hit
 from simkit.engine.recording import read_recording, replay
-from simkit.engine.state import DEVICE_FREE, FCFS, NEVER, Replica
+from simkit.engine.replica import new_replica
+from simkit.engine.state import DEVICE_FREE, FCFS, FREE_BLOCKS, NEVER, Replica
 
 TESTS = Path(__file__).resolve().parents[1]
 RECORDINGS = (TESTS / "conformance" / "recordings", TESTS.parents[1] / "shared" / "golden")
@@ -47,6 +49,24 @@ def _searched_hits(r: Replica, request: int) -> int:
             break
         hits += 1
     return hits
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_counted_blocks(seed: int) -> None:
+    """Blocks that get their numbers when it matters: the ledger is that of blocks that have them from the start."""
+    history = random_history(seed, caching=True)
+    requests = history.requests.copy().view(np.recarray)
+    requests["content_blocks"] = 0
+    ledgers = []
+    for named in (True, False):
+        r = new_replica(history.limits, requests, np.zeros(0, np.int64), history.aborts, history.num_blocks, 64, named)
+        for _ in range(20_000):
+            if advance(r, history.tables, NEVER, 1) == IDLE:
+                break
+        else:
+            raise AssertionError("does not end")
+        ledgers.append((r.ledger.tobytes(), r.progress["hit"].tolist(), r.pool.counts[FREE_BLOCKS]))
+    assert ledgers[0] == ledgers[1]
 
 
 @pytest.mark.parametrize("seed", range(2))
