@@ -16,8 +16,8 @@ from simkit.engine.state import (
     Replica,
     records,
 )
-from simkit.engine.stepping import complete, plan
-from simkit.models.steptables import StepTables, interpolate, uneven_ns
+from simkit.engine.stepping import complete, expected_ns, plan
+from simkit.models.steptables import StepTables
 from simkit.workloads.workload import Workload
 
 
@@ -49,9 +49,9 @@ def emitted_steps(
             now_ns = max(now_ns, int(replica.requests["arrival_ns"][at[NEXT_ARRIVAL]]))
         row = plan(replica, now_ns)
         shares = _shares(replica, row)
-        device_ns = _step_ns(shares, tables) if shares else 0
-        complete(replica, row, 0, device_ns)
-        now_ns += max(device_ns, 1)
+        step_ns = sum(expected_ns(replica, tables, row)) if shares else 0
+        complete(replica, row, 0, step_ns)
+        now_ns += max(step_ns, 1)
         if shares:
             steps += 1
             yield shares
@@ -60,17 +60,3 @@ def emitted_steps(
 def _shares(replica: Replica, row: int) -> tuple[Share, ...]:
     entries = replica.entries[row, : int(replica.batches["length"][row])].tolist()
     return tuple(Share(new, before, bool(samples)) for _, new, before, samples in entries)
-
-
-def _step_ns(shares: tuple[Share, ...], tables: StepTables) -> int:
-    """About how long a step takes; windows are left out, since only the load hangs on it."""
-    decodes = [share.before + 1 for share in shares if share.new == 1]
-    total = tables.linear_ns[sum(share.new for share in shares)]
-    total += tables.sample_ns[sum(share.samples for share in shares)] + tables.host_ns[len(shares)]
-    if decodes:
-        even = interpolate(tables.decode_ns, len(decodes), sum(decodes))
-        total += even + uneven_ns(tables, len(decodes), sum(decodes), max(decodes), even)
-    for share in shares:
-        if share.new > 1:
-            total += interpolate(tables.prefill_ns, share.new, share.before)
-    return int(total)
