@@ -28,7 +28,7 @@ def validate(
 ) -> None:
     """Rebuild measured runs, replay them, and print predicted, measured and error of every latency.
 
-    Runs that cannot be replayed are named with the reason.
+    Runs that cannot be replayed are named with the reason; exit code 2 if that is all of them.
     """
     from simkit.engine.warm_up import warm_up
     from simkit.fidelity.validate import read_sources
@@ -54,6 +54,10 @@ def validate(
         _show(validation, stages)
     if html is not None:
         people.print(f"page: {html}", markup=False)
+    if not validation.runs:
+        first, *others = validation.not_run
+        more = f" (and {len(others)} more)" if others else ""
+        raise InputError(f"nothing to compare, as no run could be replayed: {first.id}: {first.reason}{more}")
 
 
 def _timing(profile: Path | None, uncalibrated: bool, factor: float) -> "Timing":
