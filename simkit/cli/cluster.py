@@ -102,7 +102,7 @@ def _write(
     """The result directory of a run, with the fleet's section, and the answer again at other step times."""
     import yaml
 
-    from simkit.cluster.merged import merged_run
+    from simkit.cluster.merged import merged_run, request_places
     from simkit.report.data import ReportData
     from simkit.report.directory import write_result
 
@@ -114,6 +114,7 @@ def _write(
         config=resolved,
         sensitivity=_sensitivity(config, workload) if fleet.complete else [],
         slo=config.slo,
+        places=request_places(fleet),
     )
     write_result(folder, data, to_json(summary), yaml.safe_dump(resolved, sort_keys=False), rows)
 

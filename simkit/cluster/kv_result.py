@@ -8,6 +8,7 @@ import numpy as np
 from simkit.cluster.job import Job
 from simkit.cluster.roster import Life
 from simkit.cluster.trip import Trip
+from simkit.engine.state import I32
 from simkit.metrics.result import RequestColumns, RunResult, Status
 
 OWN_PARTS = ("prefill_ns", "decode_ns", "stalled_ns", "preempted_ns", "host_ns")
@@ -41,6 +42,12 @@ def whole_way(
         found["hit_tokens"][request] = there.hit_tokens[row]
         found["preemptions"][request] += there.preemptions[row]
     return replace(columns, **found)
+
+
+def prefilled_by(trips: Sequence[Trip | None]) -> I32:
+    """[n] the life that computed, or was to compute, each prompt for another replica; -1 where there was none."""
+    sources = [-1 if trip is None or trip.source is None else trip.source.index for trip in trips]
+    return np.array(sources, dtype=np.int32)
 
 
 def without_moved_hits(result: RunResult, life: Life) -> RunResult:

@@ -11,7 +11,7 @@ from simkit.cluster.alarm import Alarm
 from simkit.cluster.client import Clients
 from simkit.cluster.door import Door
 from simkit.cluster.kv_flow import KvFlow
-from simkit.cluster.kv_result import whole_way, without_moved_hits
+from simkit.cluster.kv_result import prefilled_by, whole_way, without_moved_hits
 from simkit.cluster.moving import NOTHING_MOVES, Moving, check_moving
 from simkit.cluster.offers import Offers, event_capacity
 from simkit.cluster.resend import LostJobs
@@ -180,9 +180,11 @@ def _result(house: House, flow: KvFlow | None, name: str, complete: bool) -> Fle
         rows = np.flatnonzero(replica_of == i)
         parts.append((rows, row_of[rows], result.requests))
     columns, outside_ns = _clients_columns(door, merged_columns(workload, parts), workload)
+    trips = [None if flow is None or job is None else flow.trip_of(job) for job in door.last]
     if flow is not None:
-        columns = whole_way(columns, [None if job is None else flow.trip_of(job) for job in door.last], replicas, lives)
+        columns = whole_way(columns, trips, replicas, lives)
         replicas = tuple(without_moved_hits(result, life) for result, life in zip(replicas, lives, strict=True))
+    handover = None if flow is None else flow.handover(door.last)
     arrived = sum(ns >= 0 for ns in door.arrived_ns)
     accounts = accounts_of(
         columns.status, arrived, sum(door.attempts), sum(door.retries), n - arrived if door.done else 0
@@ -200,7 +202,8 @@ def _result(house: House, flow: KvFlow | None, name: str, complete: bool) -> Fle
         accounts=accounts,
         end_ns=end_ns,
         complete=complete,
-        handover=None if flow is None else flow.handover(door.last),
+        handover=handover,
+        prefill_of=None if handover is None else prefilled_by(trips),
         tiers=() if flow is None else flow.tier_totals(),
     )
     return seen_by_clients(fleet, [life.member.spec for life in lives])

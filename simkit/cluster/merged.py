@@ -50,16 +50,35 @@ def merged_run(fleet: FleetResult) -> RunResult:
     )
 
 
-def _as_they_came(fleet: FleetResult, events: Events) -> tuple[RequestColumns, Events]:
-    """The requests that were asked in order of arrival, and events of these rows."""
+def request_places(fleet: FleetResult) -> dict[str, I64]:
+    """For the requests of `merged_run`, in its order, the numbers of the replicas that they were at; -1: at none.
+
+    `replica` is where a request was sent last: who answered it, if it was answered. `prefill_replica`, where prefill
+    and decode are apart, is who computed its prompt for that one.
+    """
+    number: I64 = np.array([*(life.number for life in fleet.lives), -1], dtype=np.int64)  # of no life, -1, is the last
+    rows = _rows_as_they_came(fleet)
+    at = {"replica": fleet.replica_of, "prefill_replica": fleet.prefill_of}
+    return {name: number[lives if rows is None else lives[rows]] for name, lives in at.items() if lives is not None}
+
+
+def _rows_as_they_came(fleet: FleetResult) -> I64 | None:
+    """The requests that were asked in order of arrival; None where these are all, in the order that they have."""
     found = fleet.requests
     asked = np.ones(len(found), dtype=np.bool_)
     if fleet.accounts.never_asked > 0:
         asked = found.status != Status.UNFINISHED
     if asked.all() and (np.diff(found.arrival_ns) >= 0).all():
+        return None
+    rows = np.flatnonzero(asked).astype(np.int64)
+    return rows[np.argsort(found.arrival_ns[rows], kind="stable")]
+
+
+def _as_they_came(fleet: FleetResult, events: Events) -> tuple[RequestColumns, Events]:
+    """The requests that were asked in order of arrival, and events of these rows."""
+    found, rows = fleet.requests, _rows_as_they_came(fleet)
+    if rows is None:
         return found, events
-    rows = np.flatnonzero(asked)
-    rows = rows[np.argsort(found.arrival_ns[rows], kind="stable")]
     columns = {field.name: getattr(found, field.name)[rows] for field in fields(found) if field.name != "request_id"}
     names = found.request_id or range(len(found))
     place: I64 = np.full(len(found), -1, dtype=np.int64)

@@ -63,6 +63,7 @@ class FleetResult:
     end_ns: int  # when the last request was over and the last step had ended
     complete: bool  # False: interrupted
     handover: HandoverTotals | None = None  # where prefill and decode are apart
+    prefill_of: I32 | None = None  # [n] then the life that was to compute the prompt for another; -1: none was
     tiers: tuple[TierTotals, ...] = ()  # of KV behind the device caches, the fastest first
 
     def gpu_ns(self) -> int:

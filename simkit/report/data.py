@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 
 from simkit.metrics.load import LoadPoint
-from simkit.metrics.result import RunResult
+from simkit.metrics.result import I64, RunResult
 from simkit.metrics.slo import targets
 
 
@@ -33,6 +33,7 @@ class ReportData:
     sensitivity: Sequence[Sensitivity] = ()
     slo: Mapping[str, float] = field(default_factory=dict)  # {"ttft_p99_s": 0.5}
     versions: Mapping[str, str] = field(default_factory=dict)  # taken from the summary when empty
+    places: Mapping[str, I64] = field(default_factory=dict)  # of a fleet: replicas by request, [n] each; -1: at none
 
     def __post_init__(self) -> None:
         targets(self.slo)

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import tempfile
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -20,6 +21,7 @@ from simkit.report.html import render_report
 
 FILES = ("config.yaml", "summary.json", "requests.csv.gz", "requests.parquet", "report.html", "trace.json.gz")
 Rows = Literal["csv", "parquet", "off"]
+NOWHERE: Mapping[str, I64] = {}  # one replica by itself has no name
 
 
 def prepare(folder: Path) -> None:
@@ -44,9 +46,9 @@ def write_result(folder: Path, data: ReportData, summary_json: str, config_yaml:
         "trace.json.gz": chrome_trace(data.result),
     }
     if rows == "csv":
-        contents["requests.csv.gz"] = requests_csv(data.result.requests)
+        contents["requests.csv.gz"] = requests_csv(data.result.requests, data.places)
     elif rows == "parquet":
-        contents["requests.parquet"] = requests_parquet(data.result.requests)
+        contents["requests.parquet"] = requests_parquet(data.result.requests, data.places)
     # what an earlier run left here is not of this result
     for name in set(FILES) - set(contents):
         (folder / name).unlink(missing_ok=True)
@@ -81,24 +83,24 @@ def check_rows(rows: str) -> Rows:
     return cast(Rows, rows)
 
 
-def requests_csv(requests: RequestColumns) -> bytes:
+def requests_csv(requests: RequestColumns, places: Mapping[str, I64] = NOWHERE) -> bytes:
     """One line a request, gzip'd; times are whole ns from the workload's start, empty where they did not happen."""
     packed = io.BytesIO()
     # level 1: half a million rows a second, for a file a fifth larger than level 6's
     with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0, compresslevel=1) as file:
-        requests_table(requests).to_csv(file, index=False)
+        requests_table(requests, places).to_csv(file, index=False)
     return packed.getvalue()
 
 
-def requests_parquet(requests: RequestColumns) -> bytes:
+def requests_parquet(requests: RequestColumns, places: Mapping[str, I64] = NOWHERE) -> bytes:
     """The same table as Parquet."""
     packed = io.BytesIO()
-    requests_table(requests).to_parquet(packed, index=False, compression="zstd")
+    requests_table(requests, places).to_parquet(packed, index=False, compression="zstd")
     return packed.getvalue()
 
 
-def requests_table(requests: RequestColumns) -> pd.DataFrame:
-    """One row a request; a time that did not happen is missing."""
+def requests_table(requests: RequestColumns, places: Mapping[str, I64] = NOWHERE) -> pd.DataFrame:
+    """One row a request; a time that did not happen is missing, and so is a replica (-1 in `places`) of none."""
     finished = requests.status == Status.FINISHED
     started = finished | (requests.generated_tokens > 0)
     names = np.array([status.name.lower() for status in Status])
@@ -116,6 +118,7 @@ def requests_table(requests: RequestColumns) -> pd.DataFrame:
             "first_token_ns": _where(requests.first_token_ns, started),
             "finish_ns": _where(requests.finish_ns, finished),
             **{part: _where(getattr(requests, part), finished) for part in WATERFALL},
+            **{name: _where(numbers, numbers >= 0) for name, numbers in places.items()},
         }
     )
 

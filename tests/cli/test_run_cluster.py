@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 
@@ -57,6 +58,11 @@ def test_a_fleet_of_unlike_pools_says_what_each_is(simkit, tmp_path: Path) -> No
     assert tree["step_time"]["provenance"] == "uncalibrated"
     assert "memory_bytes" not in tree
     assert tree["fleet"]["pools"][0]["memory_bytes"]["weights"] > 0
+    rows = pd.read_csv(out / "requests.csv.gz")
+    assert set(rows["prefill_replica"]) <= {0, 1}  # all were prefilled apart
+    assert rows["replica"].min() >= 2
+    answered = {row["replica"]: row["finished"] for row in tree["fleet"]["replicas"] if row["pool"] == "decode"}
+    assert rows["replica"].value_counts().to_dict() == {number: n for number, n in answered.items() if n}
     page = words(out / "report.html")
     assert "2 x llama-3.1-8b on h100-sxm (prefill), 1 to 3 x llama-3.1-8b on l40s (decode): chats" in page
     assert "| KV moved from prefill to decode |" in page

@@ -1,18 +1,20 @@
 """A fleet as one run: what adds up does, and a fleet of one is the run itself."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from same import assert_same_columns
 
 from simkit.cluster.fleet import serve_fleet
-from simkit.cluster.merged import merged_run
+from simkit.cluster.merged import merged_run, request_places
 from simkit.cluster.serve import serve_cluster
 from simkit.cluster.settings import Cluster
 from simkit.cluster.summary import fleet_summary
 from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.simulate import simulate
+from simkit.metrics.result import Status
 from simkit.metrics.summary import summarize
 from simkit.workloads.workload import Workload
 
@@ -69,3 +71,38 @@ def test_a_fleet_that_outlasts_its_replicas_has_a_series_no_longer(spec: Replica
     assert len(series.busy) <= 2048
     assert len(series.busy) * series.bucket_ns >= fleet.end_ns == 8_200 * 10**9
     assert series.tokens_per_s.sum() * series.bucket_ns / 1e9 == pytest.approx(fleet.replicas[0].computed_tokens)
+
+
+def test_each_request_names_the_replica_that_answered_it(spec: ReplicaSpec, chats: Chats) -> None:
+    """Found again in the replicas' own books: what a replica finished at a time is a request that names it."""
+    described = {
+        "replicas": 3,
+        "router": "least_outstanding",
+        "sessions": {"replay": "closed", "think_s": 0.2},
+        "faults": {"schedule": [{"at_s": 2.0, "kind": "crash", "replica": 1, "for_s": 1.0}]},
+    }
+    workload = replace(chats(300, 40.0, 3), session_id=tuple(f"chat-{i % 60}" for i in range(300)))
+    fleet = serve_cluster(workload, Cluster.model_validate(described), lambda _: spec, 0)
+    assert len(fleet.lives) == 4  # one of them began twice
+    merged, places = merged_run(fleet), request_places(fleet)
+    assert list(places) == ["replica"]
+    finished = merged.requests.status == Status.FINISHED
+    assert finished.sum() == fleet.accounts.finished > 200
+    for number in range(3):
+        mine = [part for life, part in zip(fleet.lives, fleet.replicas, strict=True) if life.number == number]
+        there = np.concatenate([part.requests.finish_ns[part.requests.status == Status.FINISHED] for part in mine])
+        clients = (merged.requests.finish_ns - merged.requests.front_end_ns)[finished & (places["replica"] == number)]
+        assert np.sort(clients).tolist() == np.sort(there).tolist()
+
+
+def test_prompts_computed_elsewhere_name_that_replica_too(spec: ReplicaSpec, chats: Chats) -> None:
+    pools = [{"name": "prefill", "replicas": 2}, {"name": "decode", "replicas": 2}]
+    described = {"pools": pools, "disaggregation": {"local_below_tokens": 100}}
+    fleet = serve_cluster(chats(200, 20.0, 4), Cluster.model_validate(described), lambda _: spec, 0)
+    assert fleet.handover is not None
+    places = request_places(fleet)
+    assert set(places["replica"].tolist()) == {2, 3}
+    assert set(places["prefill_replica"].tolist()) == {-1, 0, 1}
+    assert (places["prefill_replica"] >= 0).sum() == fleet.handover.handed_over
+    for number in range(2):
+        assert (places["prefill_replica"] == number).sum() == len(fleet.replicas[number].requests)
