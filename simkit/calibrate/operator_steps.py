@@ -23,6 +23,8 @@ DTYPES: dict[Precision, tuple[str, ...]] = {
     "mxfp4": ("mxfp4",),
     "nvfp4": ("nvfp4",),
 }
+# how a table calls what is sent within a node
+COLLECTIVE_KIND = {"all_reduce": "all_reduce", "all_reduce_in_node": "all_reduce", "all_gather": "all_gather", "send": "send"}
 OF_EXPERTS = ("experts_gate_up", "experts_down", "expert_activation", "combine")  # timed as one
 
 
@@ -52,7 +54,7 @@ def _part(step: ProfiledStep, operator: Operator, like: Operator, tokens: F64) -
         found = _gemm(step, operator, like, tokens)
     elif operator.family == "elementwise":
         found = _elementwise(step, operator, tokens)
-    elif operator.family in ("all_reduce", "all_gather", "send"):
+    elif operator.family in COLLECTIVE_KIND:
         found = _collective(step, operator)
     return step.by_law(operator) if found is None else or_nothing(found, tokens)
 
@@ -107,11 +109,11 @@ def _elementwise(step: ProfiledStep, operator: Operator, tokens: F64) -> Times |
 
 def _collective(step: ProfiledStep, operator: Operator) -> Times | None:
     """A message is what a ring of t GPUs sends, undone: 2 (t - 1) / t of a sum, (t - 1) / t of a gathering."""
-    tensor = step.layout.tensor
-    sent = {"all_reduce": 2.0 * (tensor - 1) / tensor, "all_gather": (tensor - 1) / tensor}.get(operator.family, 1.0)
+    kind, tensor = COLLECTIVE_KIND[operator.family], step.layout.tensor_in_node
+    sent = {"all_reduce": 2.0 * (tensor - 1) / tensor, "all_gather": (tensor - 1) / tensor}.get(kind, 1.0)
     message = operator.sent_bytes / operator.launches / sent
-    gpus = tensor if operator.family != "send" else 2
-    found = step.model.collective_ns(operator.family, message, gpus)
+    gpus = tensor if kind != "send" else 2
+    found = step.model.collective_ns(kind, message, gpus)
     return None if found is None else found.times(operator.launches)
 
 

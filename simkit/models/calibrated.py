@@ -136,9 +136,9 @@ def operator_ns(
 ) -> F64:
     """The time of an operator on one GPU in ns, f64 of the operator's shape; 0 where it has nothing to do."""
     family = operator.family
-    if family in ("all_reduce", "all_gather", "send"):
+    if family in ("all_reduce", "all_reduce_in_node", "all_gather", "send"):
         return engine.all_reduce_factor * _collective_ns(operator, family, device, layout, laws)
-    if family in ("all_to_all", "all_to_all_network"):  # no run of an engine with these was fitted
+    if family in ("all_to_all", "all_to_all_network", "network"):  # no run of an engine with these was fitted
         return _collective_ns(operator, family, device, layout, laws)
     memory_s = operator.memory_bytes / device.bandwidth_bytes_per_s
     if operator.name in COPIES:
@@ -177,10 +177,13 @@ def _collective_ns(
     operator: Operator, family: CollectiveFamily, device: Device, layout: Layout, laws: DeviceLaws
 ) -> F64:
     sent_s = operator.sent_bytes / (operator.link_bytes_per_s or device.link_bytes_per_s)
-    if family == "all_reduce" and laws.link == device.link.kind:
-        share = 2.0 * (layout.tensor - 1) / layout.tensor
-        message = operator.sent_bytes / (share * operator.launches)
-        return laws.all_reduce_on(layout.tensor).ns(sent_s, message, operator.launches)
+    if family in ("all_reduce", "all_reduce_in_node") and laws.link == device.link.kind:
+        gpus = layout.tensor_in_node
+        law = laws.all_reduce_on(gpus)
+        if family == "all_reduce_in_node":
+            return law.nccl_ns(sent_s, operator.launches)
+        message = operator.sent_bytes / (2.0 * (gpus - 1) / gpus * operator.launches)
+        return law.ns(sent_s, message, operator.launches)
     constants = collective(family, device)
     fixed = operator.launches * constants.fixed_ns
     return np.where(sent_s > 0, fixed + sent_s / constants.efficiency * 1e9, 0.0)

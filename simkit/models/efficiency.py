@@ -7,7 +7,7 @@ docs/models.md in view: those runs are no held-out test of them.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from simkit.models.device import Device
 from simkit.models.operators import Family
@@ -70,12 +70,21 @@ class Collective:
     source: str
 
 
-CollectiveFamily = Literal["all_reduce", "all_gather", "all_to_all", "all_to_all_network", "send"]
-_NETWORK = Collective(
+CollectiveFamily = Literal[
+    "all_reduce", "all_reduce_in_node", "all_gather", "all_to_all", "all_to_all_network", "send", "network"
+]
+COLLECTIVES: tuple[CollectiveFamily, ...] = get_args(CollectiveFamily)
+_DEEPEP_NETWORK = Collective(
     5_000.0,
     0.92,
     "DeepEP README, low-latency kernels over RDMA alone, 8 GPUs, 128 tokens: 46 of 50 GB/s, dispatch and combine on "
     "one line through 1 us; fixed: assumed 5 us",
+)
+_NCCL_NETWORK = Collective(
+    12_500.0,
+    0.94,
+    "bytes: 46 to 48 of an NDR card's 50 GB/s (NVIDIA in nccl-tests issue 290); fixed: 4 to 512 bytes over 2 nodes of 8 "
+    "H20 take 46 to 48 us (nccl issue 1244, NVLSTree), less the 21 us of an H100's 8 in a node, half of it each way",
 )
 _NVLINK: dict[CollectiveFamily, Collective] = {
     "all_reduce": Collective(
@@ -84,6 +93,7 @@ _NVLINK: dict[CollectiveFamily, Collective] = {
         "bytes: fits of Vidur's DGX A100 and H100 profiles (0.51 to 0.60 and 0.67 to 0.81 of NVLink); fixed: assumed "
         "7 us, a custom kernel inside a CUDA graph (NCCL outside one: 20 to 50 us in the same profiles)",
     ),
+    "all_reduce_in_node": Collective(20_000.0, 0.70, "as all_reduce; NCCL, custom kernels sum within one node only"),
     "all_gather": Collective(20_000.0, 0.70, "as all_reduce; NCCL"),
     "all_to_all": Collective(
         30_000.0,
@@ -91,16 +101,19 @@ _NVLINK: dict[CollectiveFamily, Collective] = {
         "DeepEP README: 153 and 158 of H800's 200 GB/s for 4,096 tokens; fixed: 77 and 114 us for 128 tokens lie on a "
         "line through 38 us",
     ),
-    "all_to_all_network": _NETWORK,
+    "all_to_all_network": _DEEPEP_NETWORK,
+    "network": _NCCL_NETWORK,
     "send": Collective(
         14_000.0, 0.80, "Vidur's DGX A100 and H100 send_recv profiles: 14 and 8 us, 0.8 to 1.0 of NVLink"
     ),
 }
 _PCIE: dict[CollectiveFamily, Collective] = {
     "all_reduce": Collective(25_000.0, 0.60, "assumed: no public table for PCIe; staged through host memory"),
+    "all_reduce_in_node": Collective(30_000.0, 0.60, "assumed, as all_gather"),
     "all_gather": Collective(30_000.0, 0.60, "assumed, as all_reduce"),
     "all_to_all": Collective(40_000.0, 0.60, "assumed, as all_reduce"),
-    "all_to_all_network": _NETWORK,
+    "all_to_all_network": _DEEPEP_NETWORK,
+    "network": _NCCL_NETWORK,
     "send": Collective(20_000.0, 0.70, "assumed, as all_reduce"),
 }
 

@@ -67,8 +67,12 @@ class AllReduceLaw(_Part):
     def ns(self, sent_s: F64, message_bytes: F64, launches: int) -> F64:
         """Time of `launches` sums of `message_bytes` each whose bytes take `sent_s` together at the link's peak."""
         small = launches * self.fixed_us * 1e3 + sent_s / self.efficiency * 1e9
-        large = launches * self.large_fixed_us * 1e3 + sent_s / self.large_efficiency * 1e9
-        time = np.where(message_bytes <= LARGE_MESSAGE_BYTES, small, large)
+        time = np.where(message_bytes <= LARGE_MESSAGE_BYTES, small, self.nccl_ns(sent_s, launches))
+        return np.where(sent_s > 0, time, 0.0)
+
+    def nccl_ns(self, sent_s: F64, launches: int) -> F64:
+        """The same by NCCL, whatever the size: vLLM's own kernel sums within one node only."""
+        time = launches * self.large_fixed_us * 1e3 + sent_s / self.large_efficiency * 1e9
         return np.where(sent_s > 0, time, 0.0)
 
 

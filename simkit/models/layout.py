@@ -45,6 +45,21 @@ class Layout(BaseModel):
         """GPUs of one engine."""
         return self.tensor * self.pipeline
 
+    @property
+    def tensor_in_node(self) -> int:
+        """GPUs of a tensor group that are in one node."""
+        return min(self.tensor, self.gpus_per_node)
+
+    @property
+    def tensor_nodes(self) -> int:
+        """Nodes that a tensor group is spread over."""
+        return self.tensor // self.tensor_in_node
+
+    def leaves_node(self, stage: int) -> bool:
+        """Whether a pipeline stage's successor is in another node; stages fill the nodes in order."""
+        first = stage * self.tensor
+        return first // self.gpus_per_node != (first + self.tensor) // self.gpus_per_node
+
     def __str__(self) -> str:
         data = f", data {self.data}" if self.data > 1 else ""
         return f"tensor {self.tensor}, pipeline {self.pipeline}{data}, expert {self.expert}"
@@ -59,6 +74,11 @@ def check_layout(arch: Architecture, layout: Layout) -> None:
     problem = _tensor_problem(arch, layout.tensor, layout.expert > 1)
     if problem is not None:
         raise InputError(f"layout: tensor {layout.tensor}: {problem}; {fitting_tensor_sizes_hint(arch, layout)}")
+    if layout.tensor % layout.tensor_in_node:
+        raise InputError(
+            f"layout: tensor {layout.tensor}: does not fill nodes of {layout.gpus_per_node} GPUs evenly; use a multiple, "
+            "or set gpus_per_node"
+        )
     if layout.pipeline > len(arch.layers):
         raise InputError(
             f"layout: pipeline {layout.pipeline}: {arch.name} has {len(arch.layers)} layers; "

@@ -6,7 +6,7 @@ summed, since a batch passes through all of them. Elements are 2 bytes wherever 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,10 +33,12 @@ Family = Literal[
     "attention_decode",
     "attention_prefill",
     "all_reduce",
+    "all_reduce_in_node",
     "all_gather",
     "all_to_all",
     "all_to_all_network",
     "send",
+    "network",
 ]
 
 
@@ -142,11 +144,27 @@ class _Shard:
             kv_written=count * self.tokens * kv_written,
         )
 
-    def all_reduce(self, name: str, count: int) -> Operator:
-        """`count` sums of [tokens, hidden]: a ring sends 2 (t - 1) / t of the bytes (Patarasuk and Yuan, 2009)."""
-        tensor = self.layout.tensor
-        sent = 2.0 * (tensor - 1) / tensor * count * self.tokens * self.arch.hidden * 2
-        return counted(name, "all_reduce", count, self.tokens, sent=sent)
+    def all_reduces(self, name: str, count: int) -> Iterator[Operator]:
+        """`count` sums of [tokens, hidden]: a ring sends 2 (t - 1) / t of the bytes (Patarasuk and Yuan, 2009).
+
+        A group of several nodes sums its parts in each node (reduce-scatter), each part with the same GPU's of the other
+        nodes, and puts them together in each node again (all-gather): Cho et al., BlueConnect, 2019. NCCL's trees send
+        as much between nodes (NVIDIA in nccl-tests issue 196).
+        """
+        near, nodes = self.layout.tensor_in_node, self.layout.tensor_nodes
+        whole = count * self.tokens * self.arch.hidden * 2.0
+        if near > 1:
+            family: Family = "all_reduce" if nodes == 1 else "all_reduce_in_node"
+            yield counted(name, family, count, self.tokens, sent=2.0 * (near - 1) / near * whole)
+        if nodes > 1:
+            # to the other nodes and back
+            yield _network(self.layout, name, 2 * count, self.tokens, 2.0 * (nodes - 1) / nodes * whole / near)
+
+
+def _network(layout: Layout, name: str, messages: int, like: F64, sent: F64) -> Operator:
+    """What each GPU sends to other nodes, in `messages` one after the other."""
+    between = counted(f"{name}_network", "network", messages, like, sent=sent)
+    return replace(between, link_bytes_per_s=layout.network_gb_per_s * 1e9)
 
 
 def linear_operators(
@@ -185,10 +203,8 @@ def linear_operators(
     if arch.final_norm and last:
         found.append(shard.elementwise("norm", 1, 2 * h2, 2 * h2))
     if layout.tensor > 1:
-        found.append(shard.all_reduce("all_reduce", 2 * len(layers) + first))  # after embedding, each o, each down
-    hops = layout.pipeline - 1 if stage is None else 1 - last
-    if hops > 0:
-        found.append(_send(shard, hops))
+        found.extend(shard.all_reduces("all_reduce", 2 * len(layers) + first))  # after embedding, each o, each down
+    found.extend(_sends(shard, range(layout.pipeline - 1) if stage is None else range(stage, stage + 1 - last)))
     return found
 
 
@@ -303,14 +319,20 @@ def _exchanges(shard: _Shard, ffn: MoE, count: int) -> Iterator[Operator]:
     if near > 0:
         yield counted("exchange", "all_to_all", 2 * count, shard.tokens, sent=sent * near)
     if far > 0:
-        network = counted("exchange_network", "all_to_all_network", 2 * count, shard.tokens, sent=sent * far)
-        yield replace(network, link_bytes_per_s=layout.network_gb_per_s * 1e9)
+        network = _network(layout, "exchange", 2 * count, shard.tokens, sent * far)
+        yield replace(network, family="all_to_all_network")
 
 
-def _send(shard: _Shard, hops: int) -> Operator:
+def _sends(shard: _Shard, stages: Sequence[int]) -> Iterator[Operator]:
     """Hidden states and residual pass to the next stage, each GPU sending its slice (vLLM `send_tensor_dict`)."""
-    sent = hops * shard.tokens * 2 * shard.arch.hidden * 2.0 / shard.layout.tensor
-    return counted("send", "send", 2 * hops, shard.tokens, sent=sent)
+    layout = shard.layout
+    sent = shard.tokens * 2 * shard.arch.hidden * 2.0 / layout.tensor  # by each of the `stages`
+    far = sum(layout.leaves_node(stage) for stage in stages)
+    near = len(stages) - far
+    if near > 0:
+        yield counted("send", "send", 2 * near, shard.tokens, sent=near * sent)
+    if far > 0:
+        yield _network(layout, "send", 2 * far, shard.tokens, far * sent)
 
 
 def sampling_operators(arch: Architecture, layout: Layout, rows: F64) -> list[Operator]:
@@ -336,7 +358,9 @@ def sampling_operators(arch: Architecture, layout: Layout, rows: F64) -> list[Op
         ),
         counted("sampling", "elementwise", 5, rows, read=12.0 * rows * vocab, written=8.0 * rows * vocab),
     ]
-    if tensor > 1:
-        sent = 2.0 * rows * vocab * (tensor - 1) / tensor
-        found.append(counted("logits_gather", "all_gather", 1, rows, sent=sent))
+    near, nodes, whole = layout.tensor_in_node, layout.tensor_nodes, 2.0 * rows * vocab
+    if nodes > 1:  # first each GPU's share from its peers in the other nodes
+        found.append(_network(layout, "logits_gather", 1, rows, whole * (nodes - 1) / tensor))
+    if near > 1:
+        found.append(counted("logits_gather", "all_gather", 1, rows, sent=whole * (near - 1) / near))
     return found

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from simkit.models.architecture import Architecture
 from simkit.models.device import Device
 from simkit.models.efficiency import (
+    COLLECTIVES,
     CORNER,
     EFFICIENCY,
     HOST_REQUEST_NS,
@@ -34,7 +35,7 @@ def operator_ns(operator: Operator, device: Device, arch: Architecture, weights:
     Attention and elementwise work is computed at 16 bits, GEMMs at the precision their weights are stored in.
     """
     family = operator.family
-    if family in ("all_reduce", "all_gather", "all_to_all", "all_to_all_network", "send"):
+    if family in COLLECTIVES:
         constants = collective(family, device)
         seconds = operator.sent_bytes / (constants.efficiency * (operator.link_bytes_per_s or device.link_bytes_per_s))
         return np.where(operator.sent_bytes > 0, operator.launches * constants.fixed_ns + seconds * 1e9, 0.0)
