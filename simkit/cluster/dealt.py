@@ -10,7 +10,7 @@ import numpy as np
 
 from simkit.cluster.forked import CAN_FORK, in_processes
 from simkit.cluster.offers import Offered, Offers, event_capacity
-from simkit.cluster.plug_in import one_line
+from simkit.cluster.plug_in import OwnCode
 from simkit.cluster.result import FleetResult, plain_fleet
 from simkit.cluster.routers import BlindRouter
 from simkit.cluster.way import no_such_replica
@@ -47,12 +47,8 @@ def serve_dealt(
 
 def shares_of(router: BlindRouter, name: str, workload: Workload, replicas: int) -> I64:
     """[n] the replica of each request; InputError for a router, called `name`, that fails or names none of them."""
-    try:
+    with OwnCode(f"router {name}"):
         share = np.asarray(router.shares(workload, replicas))
-    except InputError:
-        raise
-    except Exception as error:  # a router may be anybody's code
-        raise InputError(f"router {name}: {one_line(error)}") from error
     if share.shape != (len(workload),) or (share.dtype.kind not in "iu" and len(share)):
         raise InputError(
             f"router {name}: shares of shape {share.shape} and type {share.dtype} for {len(workload)} requests; a "

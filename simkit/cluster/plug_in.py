@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, TracebackType
 
 from simkit.errors import InputError, suggestion
 
@@ -57,3 +57,21 @@ def _named(path: Path, name: str) -> object:
 def one_line(error: BaseException) -> str:
     """An exception of somebody's code as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+class OwnCode:
+    """Around a call of somebody's code: what it raises, but InputError, is one, `PLACE: what it was` and the fix."""
+
+    __slots__ = ("_fix", "_place")
+
+    def __init__(self, place: str, fix: str = "") -> None:
+        self._place, self._fix = place, fix
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            raise InputError(f"{self._place}: {one_line(error)}{self._fix}") from error

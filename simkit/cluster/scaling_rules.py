@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simkit.cluster.plug_in import find_own, one_line
+from simkit.cluster.plug_in import OwnCode, find_own
 from simkit.errors import InputError
 
 ENTRY_POINTS = "simkit.scaling_rules"
@@ -114,10 +114,8 @@ class OwnRule(Targets):
         function = cast(Callable[[Signals], object], found)
 
         def desired(seen: Signals) -> int:
-            try:
+            with OwnCode(self.path, "; desired(signals) must return a number"):
                 return int(cast(int, function(seen)))
-            except Exception as error:
-                raise InputError(f"{self.path}: {one_line(error)}; desired(signals) must return a number") from error
 
         return desired
 

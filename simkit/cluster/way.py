@@ -8,7 +8,7 @@ import simpy
 
 from simkit.cluster.job import Job
 from simkit.cluster.offers import Offers
-from simkit.cluster.plug_in import one_line
+from simkit.cluster.plug_in import OwnCode
 from simkit.cluster.roster import Life, Roster
 from simkit.cluster.routers import Router, View
 from simkit.cluster.station import Station
@@ -148,12 +148,8 @@ def below_limit(lives: Sequence[Life], limit: int | None) -> Sequence[Life]:
 
 def asked(router: Router, name: str, request: int, view: View) -> int:
     """The replica that a router, called `name`, chooses; InputError for none that is there, or a failure of it."""
-    try:
+    with OwnCode(f"router {name}", "; choose(request, fleet) must return a number"):
         choice = operator.index(router.choose(request, view))
-    except InputError:
-        raise
-    except Exception as error:  # a router may be anybody's code
-        raise InputError(f"router {name}: {one_line(error)}; choose(request, fleet) must return a number") from error
     if not 0 <= choice < len(view):
         raise no_such_replica(name, request, choice, len(view))
     return choice

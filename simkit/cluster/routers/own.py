@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 
-from simkit.cluster.plug_in import find_own, one_line
+from simkit.cluster.plug_in import OwnCode, find_own
 from simkit.cluster.routers.router import BlindRouter, Router
 from simkit.errors import InputError
 
@@ -23,11 +23,9 @@ def own_router(name: str, rng: np.random.Generator) -> Router | BlindRouter | No
         return None
     if not callable(kind):
         raise InputError(f"router={name!r}: is no class; name one with choose(request, fleet)")
-    try:
+    with OwnCode(f"router={name!r}"):
         takes = len(inspect.signature(kind).parameters) > 0
         made = kind(rng) if takes else kind()
-    except Exception as error:
-        raise InputError(f"router={name!r}: {one_line(error)}") from error
     if not hasattr(made, "choose") and not hasattr(made, "shares"):
         raise InputError(f"router={name!r}: has neither choose(request, fleet) nor shares(workload, replicas)")
     return made  # type: ignore[no-any-return]
