@@ -58,8 +58,14 @@ class WorkloadSource(BaseModel):
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"give exactly one of trace, preset and generate; found {found}")
-        if self.columns is not None and (self.trace is None or self.format is not None):
-            raise ValueError("columns go with a trace, and in place of a format")
+        of_traces = ("format", "columns", "sort", "skip_bad_rows", "spread_ticks")
+        idle = [name for name in of_traces if getattr(self, name)] if self.trace is None else []
+        if idle:
+            raise ValueError(f"{idle[0]}: is of traces, and the source is a {given[0]}; leave it out")
+        if self.columns is not None and self.format is not None:
+            raise ValueError("columns go in place of a format")
+        if self.time_unit != "s" and self.columns is None:
+            raise ValueError("time_unit goes with columns, as a known format has its own")
         if self.rate is not None and self.time_scale is not None:
             raise ValueError("give rate or time_scale, not both")
         if self.arrivals is not None and self.generate is not None:
@@ -83,7 +89,9 @@ class Config(BaseModel):
 
     deployment: Deployment
     workload: WorkloadSource
-    profile: Path | None = Field(default=None, description="step times from `simkit calibrate`; default a roofline")
+    profile: Path | None = Field(
+        default=None, description="step times from `simkit calibrate`; default those that ship"
+    )
     profile_any_device: bool = Field(default=False, description="use the profile though it is of another device")
     slo: dict[str, float] = Field(default_factory=dict, description="ttft_p99_s: 0.5 and the like")
     seed: int = Field(default=0, ge=0)

@@ -11,6 +11,7 @@ from simkit.cli.console import answers, emit_json, people, waiting_for
 
 if TYPE_CHECKING:
     from simkit.workloads.describe import Description, LengthSummary
+    from simkit.workloads.format import Format
     from simkit.workloads.workload import Workload
 
 app = typer.Typer(help="Describe, convert and generate workloads.", no_args_is_help=True)
@@ -23,6 +24,8 @@ To = Annotated[str, typer.Option("--to", help="simkit, mooncake, azure or vidur.
 def describe(
     trace: Input,
     trace_format: options.Format = None,
+    columns: options.Columns = None,
+    time_unit: options.TimeUnit = None,
     sort: options.Sort = False,
     skip_bad_rows: options.SkipBadRows = False,
     spread_ticks: options.SpreadTicks = False,
@@ -31,7 +34,8 @@ def describe(
     """Rate, burstiness, lengths and prefix sharing of a trace."""
     from simkit.workloads.describe import describe as describe_workload
 
-    workload = _read(trace, trace_format, sort, skip_bad_rows, spread_ticks)
+    form = _format(trace_format, columns, time_unit)
+    workload = _read(trace, form, sort, skip_bad_rows, spread_ticks)
     found = describe_workload(workload)
     if json:
         emit_json(asdict(found))
@@ -45,6 +49,8 @@ def convert(
     target: Annotated[Path, typer.Argument(help="The file to write; .gz and .zst are packed.")],
     to: To = "simkit",
     trace_format: options.Format = None,
+    columns: options.Columns = None,
+    time_unit: options.TimeUnit = None,
     sort: options.Sort = False,
     skip_bad_rows: options.SkipBadRows = False,
     spread_ticks: options.SpreadTicks = False,
@@ -54,7 +60,8 @@ def convert(
     seed: Annotated[int, typer.Option(help="Of arrivals that are drawn.")] = 0,
 ) -> None:
     """Write a trace in another format; what that format cannot hold is said."""
-    workload = _read(trace, trace_format, sort, skip_bad_rows, spread_ticks, arrivals, rate, cv, seed)
+    form = _format(trace_format, columns, time_unit)
+    workload = _read(trace, form, sort, skip_bad_rows, spread_ticks, arrivals, rate, cv, seed)
     _write(workload, target, to)
 
 
@@ -92,9 +99,21 @@ def presets(json: options.Json = False) -> None:
         typer.echo(f"{one.name:24} {one.licence}")
 
 
+def _format(name: str | None, columns: str | None, time_unit: str | None) -> "Format | str | None":
+    """A format by name, or one of the user's own columns; None: to be recognised."""
+    from simkit.cli.config import read_workload_source
+    from simkit.workloads.own_columns import own_format
+
+    # a trace has to be named for the section to be whole; which one makes no difference to its format
+    section = {"trace": "trace.csv", "format": name}
+    section |= {key.removeprefix("workload."): value for key, value in options.own_columns(columns, time_unit)}
+    source = read_workload_source(section)
+    return name if source.columns is None else own_format(source.columns, source.time_unit)
+
+
 def _read(
     path: Path,
-    trace_format: str | None,
+    trace_format: "Format | str | None",
     sort: bool,
     skip_bad_rows: bool,
     spread_ticks: bool,
@@ -109,6 +128,10 @@ def _read(
 
     if (arrivals is None) != (rate is None):
         raise InputError("--arrivals and --rate go together here: --arrivals poisson --rate 1")
+    if cv is not None and arrivals is None:
+        raise InputError(
+            f"--cv {cv:g}: is of the gaps that --arrivals draws; give --arrivals gamma --rate 1, or leave it out"
+        )
     times = None if arrivals is None or rate is None else arrival_spec(arrivals, rate, cv)
     with waiting_for(f"reading {path.name}"):
         workload = read_workload(

@@ -101,6 +101,9 @@ ARRIVALS: dict[str, type[Constant] | type[Poisson] | type[Gamma] | type[Weibull]
     "quantiles": EmpiricalGaps,
 }
 
+WITH_CV = ("gamma", "weibull")
+"""Those whose coefficient of variation is chosen."""
+
 
 def arrival_spec(
     kind: str, rate_per_s: float, cv: float | None = None, gaps: QuantileTable | None = None
@@ -110,12 +113,14 @@ def arrival_spec(
         raise InputError(f"arrivals {kind!r} is not known; {suggestion(kind, ARRIVALS)}")
     if not 0 < rate_per_s <= 1e9:
         raise InputError(f"rate {rate_per_s:g}: a rate above 0 and at most 1e9 requests/s is wanted")
-    if kind in ("gamma", "weibull"):
+    if kind in WITH_CV:
         if cv is None:
             raise InputError(f"arrivals {kind!r} need a coefficient of variation, for instance --cv 2")
         if not 0.02 <= cv <= 30:
             raise InputError(f"cv {cv:g}: between 0.02 and 30 is wanted; for 0 take --arrivals constant")
         return Gamma(rate_per_s=rate_per_s, cv=cv) if kind == "gamma" else Weibull(rate_per_s=rate_per_s, cv=cv)
+    if cv is not None:
+        raise InputError(f"cv {cv:g}: is of gamma and weibull gaps; take one of these, or leave it out for {kind}")
     if kind == "quantiles":
         if gaps is None:
             raise InputError("arrivals 'quantiles' need a table of gaps; give gap_s in a generator's spec")

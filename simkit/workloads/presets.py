@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from simkit.errors import InputError, suggestion
-from simkit.workloads.arrivals import ArrivalSpec, arrival_spec
+from simkit.workloads.arrivals import WITH_CV, ArrivalSpec, arrival_spec
 from simkit.workloads.generate import GeneratorSpec, Independent, generate
 from simkit.workloads.lengths import QuantileLength
 from simkit.workloads.prefix_reuse import PrefixSpec
@@ -108,7 +108,7 @@ def preset_arrivals(found: Preset, rate_per_s: float | None, kind: str | None, c
     gaps = own.gap_s if own else None
     if kind == "quantiles" and gaps is None:
         raise InputError(f"preset {found.name!r} has no table of gaps; choose --arrivals poisson or gamma")
-    if cv is None and own is not None:
+    if cv is None and own is not None and kind in WITH_CV:
         cv = own.gap_cv
     return arrival_spec(kind, rate, cv, gaps)
 

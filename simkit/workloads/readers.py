@@ -94,6 +94,8 @@ def read_workload(
 
 SCHEDULED_BY = {"tenant_id", "client_id", "deadline_us", "ttft_slo_us"}
 """Columns beyond a workload's own that orderings of the queue look at (simkit.engine.claims)."""
+REPLAYED_BY = {"parent_id", "think_us"}
+"""Those that closed replay of sessions goes by (simkit.cluster.sessions)."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +191,11 @@ def _assembled(path: Path, opened: _Opened, table: Table, given_us: I64 | None, 
     if tick > 1:
         notes.append(f"arrivals come in ticks of {tick / 1e6:g} s; --spread-ticks moves them within their tick")
     extra = _extra(table)
-    unused = sorted(set(extra) - SCHEDULED_BY)
+    unused = sorted(set(extra) - SCHEDULED_BY - REPLAYED_BY)
     if unused:
         notes.append("columns kept that the engine does not use: " + ", ".join(unused))
+    if used := sorted(set(extra) & REPLAYED_BY):
+        notes.append("columns that closed replay of sessions alone uses: " + ", ".join(used))
     if opened.lines.not_read:
         notes.append("columns not read: " + ", ".join(opened.lines.not_read))
     if opened.header.truncated:

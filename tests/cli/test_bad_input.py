@@ -91,6 +91,12 @@ def test_unsorted_and_malformed_rows_can_be_asked_for(simkit, tmp_path: Path) ->
         ([*LLAMA, *PRESET, "--set", "deployment.engine.block_size=0"], ["block_size=0"]),
         ([*LLAMA, *PRESET, "--set", "deployment.layout.tensor=3"], ["3", "tensor"]),
         ([*LLAMA, *PRESET, "--rate", "-1"], ["rate=-1"]),
+        # what could make no difference is no option
+        ([*LLAMA, *PRESET, "--sort"], ["sort", "preset"]),
+        ([*LLAMA, *PRESET, "--format", "azure"], ["format", "preset"]),
+        ([*LLAMA, *PRESET, "--columns", "arrival=a,prompt=b,output=c"], ["columns", "preset"]),
+        ([*LLAMA, *PRESET, "--time-unit", "ms"], ["time_unit", "columns"]),
+        ([*LLAMA, *PRESET, "--arrivals", "poisson", "--cv", "2"], ["cv 2", "gamma"]),
         (["--model", "llama-3.1-70b", "--device", "h100", *PRESET], ["fit"]),
         (
             [*LLAMA, *PRESET, "--set", "deployment.engine.num_gpu_blocks_override=9"],

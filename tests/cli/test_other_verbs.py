@@ -75,3 +75,48 @@ def test_help_names_every_verb(simkit) -> None:  # type: ignore[no-untyped-def]
     text = ok(simkit("--help"))
     for verb in ("run", "plan", "conform", "calibrate", "models", "devices", "workload"):
         assert verb in text
+
+
+def test_validate_that_could_replay_nothing_is_bad_input(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    load = {
+        "system_prompts": 1,
+        "users_per_prompt": 2,
+        "system_prompt_len": 16,
+        "question_len": 32,
+        "output_len": 4,
+        "stages": [[2.0, 5.0]],
+    }
+    run = {
+        "model": "llama-3.1-8b",
+        "hardware": "h100",
+        "workload_spec": load,
+        "measured": {"whole": {"itl_mean_ms": 8}},
+    }
+    runs = tmp_path / "runs.json"
+    runs.write_text(json.dumps([{**run, "id": "two", "data_parallel": 2}, {**run, "id": "what", "model": "no-such"}]))
+    for flags in ((), ("--json",)):
+        done = simkit("validate", runs, *flags)
+        assert done.returncode == 2
+        assert "no run could be replayed: two: data_parallel=2" in done.stderr
+        assert "(and 1 more)" in done.stderr
+    assert [row["id"] for row in json.loads(done.stdout)["not_run"]] == ["two", "what"]
+    runs.write_text(json.dumps([{**run, "id": "two", "data_parallel": 2}, {**run, "id": "one"}]))
+    assert "not run: two" in ok(simkit("validate", runs))
+
+
+def test_a_trace_with_columns_of_its_own_is_described_and_converted(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    mine = tmp_path / "mine.csv"
+    mine.write_text("when_ms,in,out,chat\n" + "".join(f"{1000 * i},{10 + i},{5},c{i % 2}\n" for i in range(20)))
+    flags = ("--columns", "arrival=when_ms,prompt=in,output=out,session=chat", "--time-unit", "ms")
+    tree = json.loads(ok(simkit("workload", "describe", mine, *flags, "--json")))
+    assert (tree["requests"], tree["span_s"], tree["sessions"]) == (20, 19.0, 2)
+    assert tree["prompt_tokens"]["total"] == sum(range(10, 30))
+    ours = tmp_path / "mine.trace.jsonl"
+    ok(simkit("workload", "convert", mine, ours, *flags))
+    read = read_workload(ours)
+    assert read.prompt_tokens.tolist() == list(range(10, 30))
+    assert read.session_id is not None
+    assert read.session_id[:2] == ("c0", "c1")
+    refused = simkit("workload", "convert", mine, ours, *flags, "--cv", "2")
+    assert refused.returncode == 2
+    assert "--cv 2" in refused.stderr

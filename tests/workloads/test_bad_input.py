@@ -73,7 +73,7 @@ BAD: dict[str, tuple[str, int, str]] = {
     "own request is closed loop": (
         OWN + own(arrival_us="absent", parent_id="q", think_us=5),
         2,
-        "closed-loop replay .* comes with clusters",
+        "say when it comes in closed replay only; add arrival_us",
     ),
     "own request has no time": (OWN + own(arrival_us="absent"), 2, "arrival_us is missing"),
     "own id stands twice": (OWN + own() + own(), 3, "stands on line 2 too"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from simkit.errors import InputError
-from simkit.workloads.arrivals import ARRIVALS, arrival_spec, weibull_shape
+from simkit.workloads.arrivals import ARRIVALS, WITH_CV, arrival_spec, weibull_shape
 from simkit.workloads.describe import describe, spearman
 from simkit.workloads.generate import GeneratorSpec, generate, load_spec
 from simkit.workloads.quantiles import QuantileTable, quantile_table
@@ -170,7 +170,7 @@ def test_each_purpose_has_its_own_stream() -> None:
 @pytest.mark.parametrize("kind", ARRIVALS)
 def test_every_process_has_its_rate(kind: str) -> None:
     table = QuantileTable(levels=(0, 1), values=(0, 2))
-    process = arrival_spec(kind, 3.0, 1.5, table)
+    process = arrival_spec(kind, 3.0, 1.5 if kind in WITH_CV else None, table)
     workload = generate(spec().model_copy(update={"arrivals": process}))
     assert describe(workload).rate_per_s == pytest.approx(3, rel=0.05)
 
@@ -210,6 +210,8 @@ def test_figures_that_cannot_be_are_errors(tmp_path: Path) -> None:
         arrival_spec("poison", 1)
     with pytest.raises(InputError, match="need a coefficient of variation"):
         arrival_spec("gamma", 1)
+    with pytest.raises(InputError, match="cv 2: is of gamma and weibull gaps"):
+        arrival_spec("poisson", 1, cv=2)
     for rate in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(InputError, match="a rate above 0"):
             arrival_spec("poisson", rate)

@@ -75,7 +75,7 @@ def without_arrival(columns: Columns, row: int) -> str:
     """What is said of a request that has no time of its own."""
     if unknown(columns, "parent_id")[row] and unknown(columns, "think_us")[row]:
         return "arrival_us is missing: a request has a time of arrival; add it"
-    return "arrival_us is missing: closed-loop replay (parent_id, think_us) comes with clusters; add arrival_us too"
+    return "arrival_us is missing: parent_id and think_us say when it comes in closed replay only; add arrival_us too"
 
 
 def prefix_longer(columns: Columns) -> NDArray[np.bool_]:
