@@ -60,7 +60,7 @@ def run_cluster(config: RunConfig, folder: Path | None, rows: "Rows", json: bool
     if json:
         emit_json(summary)
     else:
-        _show(title, workload, summary, folder)
+        _show(title, workload, summary, config.slo, folder)
     if not fleet.complete:
         raise PartialResultError("interrupted; what is printed or written is partial and says so")
 
@@ -135,14 +135,16 @@ def _sensitivity(config: RunConfig, workload: "Workload") -> "list[Sensitivity]"
     return found
 
 
-def _show(title: str, workload: "Workload", summary: dict[str, object], folder: Path | None) -> None:
+def _show(
+    title: str, workload: "Workload", summary: dict[str, object], slo: dict[str, float], folder: Path | None
+) -> None:
     from simkit.report.fleet import fleet_table
     from simkit.report.table import summary_table
 
     people.print(f"[bold]{title}[/bold], workload {workload.name}")
     for note in workload.notes:
         people.print(f"note: {note}", markup=False)
-    people.print(summary_table(summary))
+    people.print(summary_table(summary, slo))
     people.print(fleet_table(summary))
     if folder is not None:
         people.print(f"report: {folder / 'report.html'}", markup=False)

@@ -91,7 +91,7 @@ def run(
     if json:
         emit_json(summary)
     else:
-        _show(spec, workload, summary, folder)
+        _show(spec, workload, summary, resolved.slo, folder)
     if not whole:
         raise PartialResultError("interrupted; what is printed or written is partial and says so")
 
@@ -185,7 +185,13 @@ def _write(
     return len(curve) + len(sensitivity) in (0, len(LOADS) + len(STEP_TIME_FACTORS))
 
 
-def _show(spec: "ReplicaSpec", workload: "Workload", summary: dict[str, object], folder: Path | None) -> None:
+def _show(
+    spec: "ReplicaSpec",
+    workload: "Workload",
+    summary: dict[str, object],
+    slo: dict[str, float],
+    folder: Path | None,
+) -> None:
     from simkit.report.data import at
     from simkit.report.table import memory_table, summary_table
 
@@ -193,7 +199,7 @@ def _show(spec: "ReplicaSpec", workload: "Workload", summary: dict[str, object],
     for note in workload.notes:
         people.print(f"note: {note}", markup=False)
     people.print(memory_table(spec.memory.rows(), spec.memory.total_bytes))
-    people.print(summary_table(summary))
+    people.print(summary_table(summary, slo))
     known = at(summary, "step_time", "share_of_time")
     if isinstance(known, dict):
         people.print("steps' time: " + ", ".join(f"{share:.0%} {word}" for word, share in known.items()))

@@ -74,7 +74,12 @@ def read_config(path: Path) -> Architecture:
         raise InputError(f"{path}: is not JSON text: {type(error).__name__}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: holds a {type(config).__name__}; a JSON object is expected")
-    return architecture_from_config(config, str(path))
+    return replace(architecture_from_config(config, str(path)), name=called(path))
+
+
+def called(path: Path) -> str:
+    """What a model of one's own is called: its file's name, or the folder's of a config.json, which all are called."""
+    return (path.expanduser().resolve().parent.name or path.name) if path.name == "config.json" else path.stem
 
 
 def _text_fields(fields: ConfigFields, text_type: str) -> ConfigFields:

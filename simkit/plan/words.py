@@ -106,12 +106,12 @@ def _target(key: str, limit: float, d: Decision) -> str:
     value = d.planned.figures[key]
     if key == "attainment":
         return (
-            f"{key}: {beside(100 * value, 100 * limit)} % of requests ({_range(d.interval(key), 100)} %), "
+            f"{key}: {beside(100 * value, 100 * limit)} % of requests ({_range(d.interval(key), ' %', 100)}), "
             f"{100 * limit:g} % promised."
         )
     if key == GOODPUT:
         return f"goodput: {beside(value, limit)} requests/s ({_range(d.interval(key))}), {limit:g} promised."
-    return f"{named(key)}: {beside(value, limit)} s ({_range(d.interval(key))} s), {limit:g} s promised."
+    return f"{named(key)}: {beside(value, limit)} s ({_range(d.interval(key), ' s')}), {limit:g} s promised."
 
 
 def beside(value: float, limit: float) -> str:
@@ -125,12 +125,12 @@ def beside(value: float, limit: float) -> str:
     return said
 
 
-def _range(interval: Interval, scale: float = 1.0) -> str:
+def _range(interval: Interval, unit: str = "", scale: float = 1.0) -> str:
     if interval.high == float("inf"):
-        return f"{interval.low * scale:.3g} to no bound, the queue may grow"
+        return f"{interval.low * scale:.3g}{unit} to no bound, as the queue may grow"
     if interval.low == float("-inf"):
-        return f"from nothing, the queue may grow, to {interval.high * scale:.3g}"
-    return f"{interval.low * scale:.3g} to {interval.high * scale:.3g}"
+        return f"nothing, as the queue may grow, to {interval.high * scale:.3g}{unit}"
+    return f"{interval.low * scale:.3g} to {interval.high * scale:.3g}{unit}"
 
 
 def _routed(d: Decision, promise: Promise) -> str:

@@ -49,6 +49,19 @@ METRICS = (
     ),
     ("KV blocks held", "blocks held by admitted requests / blocks of the replica", "1 means preemption is near", ""),
     (
+        "Prefix cache hit rate",
+        "prompt tokens found at first admission / prompt tokens served",
+        "computed before for another prompt that begins alike, and not computed again",
+        "vLLM prefix_cache_hits / prefix_cache_queries",
+    ),
+    ("Batch", "requests, or new tokens, of a step", "means are over steps, not over time", "vLLM iteration_tokens"),
+    (
+        "Device busy",
+        "time in which a step ran / time to the end of the last step",
+        "near 1 where somebody is always being served: few moments are empty, not: the knee is near",
+        "",
+    ),
+    (
         "Preemption",
         "count",
         "a request thrown out because no KV block was free, recomputed from its first token when admitted again",

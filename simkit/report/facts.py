@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from simkit.metrics.slo import METRICS, STATISTICS
+from simkit.metrics.slo import METRICS, STATISTICS, Promise, promise, targets
 from simkit.report.data import at, number_at, section
 from simkit.report.units import MISSING, by_name, count, rate, seconds, share
 
@@ -34,8 +34,36 @@ def missing_reason(summary: Mapping[str, object]) -> str | None:
 
 
 def traffic_rows(summary: Mapping[str, object]) -> list[tuple[str, str]]:
-    """(label, text) of requests, throughput and goodput."""
-    return _request_rows(summary) + _throughput_rows(summary) + _named_rows(summary, "goodput", "Goodput")
+    """(label, text) of requests, throughput and goodput; its limits are those of the targets, which stand elsewhere."""
+    good = {name: value for name, value in section(summary, "goodput").items() if name != "targets"}
+    return _request_rows(summary) + _throughput_rows(summary) + _named_rows({"goodput": good}, "goodput", "Goodput")
+
+
+def target_rows(summary: Mapping[str, object], slo: Mapping[str, float]) -> list[tuple[str, str]]:
+    """(target, what came of it); under a growing queue every target of a latency is missed."""
+    rows = []
+    for target in targets(slo):
+        measured = number_at(summary, "latency_s", target.metric, target.statistic)
+        if measured is None:
+            said = "missed, as the queue grows" if at(summary, "saturation", "saturated") is True else "not known"
+        else:
+            said = f"{seconds(measured)}, {'met' if measured <= target.limit_s else 'missed'}"
+        rows.append((f"{target.label}, {seconds(target.limit_s)} promised", said))
+    return rows + _joint_rows(summary, promise(slo))
+
+
+def _joint_rows(summary: Mapping[str, object], promised: Promise) -> list[tuple[str, str]]:
+    """What came of promises that hold single requests to all limits at once."""
+    rows = []
+    within, good_per_s = (number_at(summary, "goodput", name) for name in ("fraction", "requests_per_s"))
+    if promised.attainment is not None and within is not None:
+        met = "met" if within >= promised.attainment else "missed"
+        rows.append((f"Requests within all limits, {share(promised.attainment)} promised", f"{share(within)}, {met}"))
+    if promised.goodput_per_s is not None and good_per_s is not None:
+        met = "met" if good_per_s >= promised.goodput_per_s else "missed"
+        label = f"Such requests a second, {rate(promised.goodput_per_s, 'req')} promised"
+        rows.append((label, f"{rate(good_per_s, 'req')}, {met}"))
+    return rows
 
 
 def resource_rows(summary: Mapping[str, object]) -> list[tuple[str, str]]:

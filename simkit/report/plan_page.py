@@ -12,7 +12,7 @@ from simkit.plan.decision import Decision
 from simkit.plan.observation import FIGURES, miss, named
 from simkit.plan.one_replica import OneReplica
 from simkit.plan.search import SearchResult, pareto
-from simkit.report.figures.plan import Priced, front_figure, held_figure, interval_figure
+from simkit.report.figures.plan import MOST_PROMISES, Priced, front_figure, held_figure, interval_figure
 from simkit.report.html import page
 from simkit.report.markup import Cell, figures, plain, table, text
 from simkit.report.palette import PART_NAME
@@ -21,6 +21,10 @@ from simkit.report.units import count, rate, seconds, share, size
 
 Section = tuple[str, str, str]
 MOST_ROWS = 300
+RESOURCES_NOTE = (
+    "Headroom is the share that is not in use; exponent, by how many percent the rate held rises for one percent more "
+    "of the resource. What binds has the largest exponent, not always the least headroom: latencies bind first."
+)
 
 
 def plan_page(
@@ -176,7 +180,10 @@ def _sure(d: Decision | OneReplica, promise: Promise) -> str:
     if names:
         arrays = (np.array(low), np.minimum(np.array(value), 1e9), np.minimum(np.array(high), 1e9))
         svg = interval_figure("Targets with their intervals", names, *arrays, "plan-sure")
-        drawn = figures([svg], "Bars: the middle 95 % over other days' traffic and other step times; dots: the median.")
+        caption = "Bars: the middle 95 % over other days' traffic and other step times; dots: the median."
+        if any(end > MOST_PROMISES for end in high):
+            caption += " An arrow is an end that is not drawn, or that has no bound because the queue may grow."
+        drawn = figures([svg], caption)
     rows = [
         (
             "Promise kept, step times in doubt",
@@ -226,6 +233,7 @@ def _why(d: Decision | OneReplica) -> str:
     ]
     head = ("resource", "in use", "headroom", "exponent", "rate held with 10 % more of it")
     bound = table("Resources of a replica, the one that binds first", head, rows, "numbers")
+    bound += f'<p class="note">{text(RESOURCES_NOTE)}</p>'
     changed = [
         [
             change.words,
@@ -247,7 +255,7 @@ def _bill(d: Decision | OneReplica) -> str:
     power.append(("total", f"{bill.total_watts:,.0f}"))
     unit = [
         ("USD a month", f"{bill.usd_per_month:,.0f}"),
-        ("USD a request", f"{bill.usd_per_request:.3g}"),
+        ("USD a thousand requests", f"{1000 * bill.usd_per_request:.3g}"),
         ("USD a million input tokens", f"{bill.usd_per_million_input:.3g}"),
         ("USD a million output tokens", f"{bill.usd_per_million_output:.3g}"),
         ("J a token", f"{bill.joules_per_token:.3g}"),

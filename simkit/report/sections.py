@@ -65,7 +65,6 @@ def verdict_tables(data: ReportData, judged: Verdict) -> str:
         parts.append(f'<p class="note">{text(reason)}.</p>' if reason else "")
     device = [
         *resource_rows(data.summary),
-        ("Steps", count(data.result.steps)),
         ("Tokens computed", count(data.result.computed_tokens)),
         ("of these again after a preemption", count(data.result.recomputed_tokens)),
         ("End of the last step", seconds(data.result.end_ns / 1e9)),

@@ -8,12 +8,14 @@ from rich.text import Text
 from simkit.metrics.load import LoadPoint
 from simkit.metrics.slo import STATISTICS
 from simkit.report.data import at
-from simkit.report.facts import latency_rows, missing_reason, resource_rows, traffic_rows
+from simkit.report.facts import latency_rows, missing_reason, resource_rows, target_rows, traffic_rows
 from simkit.report.units import multiple, rate, seconds, share, size
 
+NO_TARGETS: Mapping[str, float] = {}
 
-def summary_table(summary: Mapping[str, object]) -> Table:
-    """A summary as one table: regime and provenance, latency percentiles, then everything counted.
+
+def summary_table(summary: Mapping[str, object], slo: Mapping[str, float] = NO_TARGETS) -> Table:
+    """A summary as one table: regime and provenance, latency percentiles, targets, then everything counted.
 
     Text from outside is never read as markup. Missing parts are left out, unknown percentiles shown as a dash with
     their reason.
@@ -37,7 +39,7 @@ def summary_table(summary: Mapping[str, object]) -> Table:
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     facts.add_column()
     facts.add_column(justify="right")
-    for label, value in traffic_rows(summary) + resource_rows(summary):
+    for label, value in target_rows(summary, slo) + traffic_rows(summary) + resource_rows(summary):
         facts.add_row(Text(label), Text(value))
     page.add_row(facts)
     return page

@@ -24,7 +24,7 @@ ROLES = {
 def own_format(columns: Mapping[str, str], unit: TimeUnit = "s") -> Format:
     """The format of a CSV file by a map from roles (`ROLES`) to its column names; times in `unit`, or as wall clock.
 
-    Without an arrival column, times have to be drawn. Raises InputError for a role that is not known or is missing.
+    Times count from the first request, whatever they counted from. Without an arrival column, times have to be drawn. Raises InputError for a role that is not known or is missing.
     """
     for role in columns:
         if role not in ROLES:
@@ -48,7 +48,7 @@ def own_format(columns: Mapping[str, str], unit: TimeUnit = "s") -> Format:
         fields=tuple(Field(name, ROLES[role], cells[role]) for role, name in columns.items()),
         rules=(no_output("no_output"), lengths_positive(columns["prompt"], columns["output"])),
         finish=_sessions if "session" in columns else _nothing,
-        clock="wall" if unit == "clock" else "relative",
+        clock="wall",  # a log's seconds are as often those since 1970 as those since it began
     )
 
 

@@ -194,3 +194,14 @@ def test_llama_parameters_are_the_sum_of_its_matrices(
     shapes += [(hidden, ffn)] * 3 + [(hidden, 1)] * 2
     total = layers * sum(rows * columns for rows, columns in shapes) + hidden + (1 if tied else 2) * 100 * hidden
     assert arch.parameters == total
+
+
+def test_a_model_of_one_s_own_is_called_by_its_folder_or_its_file(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 512}
+    folder = tmp_path / "my-llama"
+    folder.mkdir()
+    for name in ("config.json", "small.json"):
+        (folder / name).write_text(json.dumps(config))
+    assert read_config(folder / "config.json").name == read_config(folder).name == "my-llama"
+    assert read_config(folder / "small.json").name == "small"

@@ -1,5 +1,6 @@
 """The answer in words: what a reader would take for true is true, and nothing of weight is left out."""
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from simkit.cluster.settings import Cluster
 from simkit.engine.deployment import Deployment, resolve
 from simkit.engine.settings import EngineSettings
+from simkit.metrics.intervals import Interval
 from simkit.metrics.slo import promise
 from simkit.plan.answer import Question, too_long
 from simkit.plan.changes import infeasible
@@ -24,7 +26,7 @@ from simkit.plan.search import SearchResult, search
 from simkit.plan.settings import PlanSettings
 from simkit.plan.space import SearchSpace, kinds
 from simkit.plan.sure import surely, unsure
-from simkit.plan.words import MOST_LINES, beside, binds, no_way, verdict
+from simkit.plan.words import MOST_LINES, _range, beside, binds, no_way, verdict
 from simkit.report.plan_tables import gained
 from simkit.workloads.workload import Workload
 
@@ -203,3 +205,9 @@ def test_a_model_of_one_s_own_is_called_by_its_folder(tmp_path: Path, monkeypatc
     for model in ("../config.json", str(tmp_path / "mine" / "config.json")):
         (kind,) = kinds(SearchSpace(), Deployment(model=model, device="h100"))
         assert kind.label.startswith("mine, h100")
+
+
+def test_an_interval_says_its_unit_once() -> None:
+    assert _range(Interval(0.2, 0.3, 0.4), " s") == "0.2 to 0.4 s"
+    assert _range(Interval(0.2, 0.3, math.inf), " s") == "0.2 s to no bound, as the queue may grow"
+    assert _range(Interval(-math.inf, 0.3, 0.97), " %", 100) == "nothing, as the queue may grow, to 97 %"

@@ -28,6 +28,20 @@ def test_every_percentile_of_the_summary_is_shown(data: ReportData) -> None:
     assert "stable at this load" in text
 
 
+def test_what_was_promised_is_said_to_be_met_or_missed(data: ReportData) -> None:
+    slo = {"ttft_p99_s": 1e6, "tpot_p50_s": 1e-6, "attainment": 0.98, "goodput_per_s": 3.0}
+    lines = [" ".join(line.split()) for line in shown(summary_table(data.summary, slo)).splitlines()]
+    latency = data.summary["latency_s"]
+    assert isinstance(latency, dict)
+    assert any(line.startswith("TTFT p99,") and line.endswith("s, met") for line in lines)
+    missed = f"TPOT p50, 1.00 µs promised {seconds(latency['tpot']['p50'])}, missed"
+    assert missed in lines
+    assert "Requests within all limits, 98.0 % promised 97.0 %, missed" in lines
+    assert "Such requests a second, 3.00 req/s promised 3.80 req/s, met" in lines
+    overloaded = {**data.summary, "latency_s": {}, "saturation": {"saturated": True}}
+    assert "missed, as the queue grows" in shown(summary_table(overloaded, {"ttft_p99_s": 1e6}))
+
+
 def test_percentiles_left_out_have_a_reason() -> None:
     summary = {
         "latency_s": {"ttft": {"mean": None, "p99": None}},

@@ -11,6 +11,7 @@ import zstandard
 
 from simkit.errors import InputError
 from simkit.workloads.arrivals import Constant
+from simkit.workloads.own_columns import TimeUnit, own_format
 from simkit.workloads.readers import FORMATS, read_workload
 from simkit.workloads.write import write_workload
 
@@ -302,3 +303,12 @@ def test_published_traces_have_their_published_sizes(shared: Path) -> None:
         "mooncake/synthetic_trace.jsonl.gz": 3_993,
     }
     assert {path: len(read_workload(traces / path)) for path in expected} == expected
+
+
+@pytest.mark.parametrize(("unit", "first"), [("s", "1763800000.5"), ("ms", "1763800000500"), ("s", "0.5")])
+def test_own_columns_count_from_the_first_request(write: Write, unit: TimeUnit, first: str) -> None:
+    """Logs are in seconds since 1970 as often as in seconds since they began."""
+    later = str(float(first) + (2000 if unit == "ms" else 2))
+    path = write(f"when,in,out\n{first},5,6\n{later},7,8\n")
+    read = read_workload(path, own_format({"arrival": "when", "prompt": "in", "output": "out"}, unit))
+    assert read.arrival_us.tolist() == [0, 2_000_000]

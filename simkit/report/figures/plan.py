@@ -10,6 +10,8 @@ from simkit.report.figures.axes import log_seconds, plain_numbers
 from simkit.report.figures.svg import panel, to_svg
 from simkit.report.palette import FAINT, INK, PARTS
 
+MOST_PROMISES = 10.0  # an interval is drawn up to so many times the promise
+
 
 @dataclass(frozen=True)
 class Priced:
@@ -55,24 +57,28 @@ def held_figure(title: str, names: Sequence[str], held: Sequence[float], asked: 
         axes.axvline(asked, color=INK, linestyle=(0, (4, 3)), linewidth=1.1)
         axes.set_yticks(places, names)
         axes.invert_yaxis()
-        axes.set_xlabel("requests/s held; the line is what is asked")
+        axes.set_xlabel("requests/s; line: asked")
         plain_numbers(axes.xaxis)
         said = "; ".join(f"{label} {rate:.3g}" for label, rate in zip(names, held, strict=True))
         return to_svg(figure, name, f"{title}, requests/s, {asked:.3g} asked: {said}")
 
 
 def interval_figure(title: str, names: Sequence[str], low: F64, value: F64, high: F64, name: str) -> str:
-    """Each figure over its limit, with its interval; the line at 1 is the limit."""
+    """Each figure over its limit, with its interval; the line at 1 is the limit, an arrow an end that is not drawn."""
     with panel(title) as (figure, axes):
         places = np.arange(len(names))
-        top = np.minimum(high, 10.0)
+        seen = np.concatenate((value, high))
+        edge = min(MOST_PROMISES, 1.1 * float(seen[seen < MOST_PROMISES].max(initial=1.5)))
+        top = np.minimum(high, edge)
         axes.hlines(places, low, top, color=PARTS["prefill"], linewidth=3, alpha=0.5)
+        beyond = high > edge
+        axes.plot(top[beyond], places[beyond], ">", color=PARTS["prefill"])
         axes.plot(value, places, "o", color=PARTS["prefill"])
         axes.axvline(1.0, color=INK, linestyle=(0, (4, 3)), linewidth=1.1)
         axes.set_yticks(places, names)
-        axes.invert_yaxis()
         axes.set_xlim(0, max(1.2, float(top.max(initial=1.0)) * 1.05))
-        axes.set_xlabel("measured over promised; the line is the promise")
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlabel("measured over promised; line: the promise")
         rows = zip(names, low.tolist(), value.tolist(), high.tolist(), strict=True)
         said = "; ".join(f"{label} {middle:.2f} ({below:.2f} to {above:.2f})" for label, below, middle, above in rows)
         return to_svg(figure, name, f"{title}, share of the promise: {said}")
