@@ -30,6 +30,8 @@ def with_profile(spec: ReplicaSpec, path: Path, any_device: bool) -> ReplicaSpec
         InputError: the profile cannot be read, or is of another device and `any_device` is false.
     """
     path = path if path.exists() else shipped_profiles().get(str(path), path)
+    if not path.exists():
+        raise InputError(f"profile {path}: there is no such folder or file; give what `simkit calibrate` wrote")
     folder = profile_folder(path)
     if folder is not None:
         profile = read_operator_profile(folder)

@@ -54,6 +54,12 @@ def test_models_and_devices_are_listed_and_described(simkit) -> None:  # type: i
     assert next(row for row in models if row["name"] == "llama-3.1-8b")["kv_bytes_per_token"] == 131_072
     assert len(json.loads(ok(simkit("devices", "--json")))["devices"]) >= 12
     assert "source" in ok(simkit("devices", "h100", "--json"))
+    rows = {row["name"]: row["step_times"] for row in json.loads(ok(simkit("devices", "--json")))["devices"]}
+    # what `run` would say of each without a profile
+    assert (rows["h100-sxm"], rows["l4"], rows["mi300x"]) == ("calibrated", "calibrated as l40s", "datasheet")
+    shown = ok(simkit("devices", "l4"))
+    assert "calibrated as l40s" in shown
+    assert shown.count("datasheet") >= 3  # figures with their sources
     assert "llama-3.1-70b" in ok(simkit("models"))
 
 
