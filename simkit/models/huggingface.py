@@ -60,11 +60,18 @@ def architecture_from_config(config: Mapping[str, object], place: str) -> Archit
 def read_config(path: Path) -> Architecture:
     """The architecture of a config.json file, or of a model folder that holds one.
 
+    A generation_config.json beside it says how the model is sampled where a client asks for nothing.
+
     Raises:
         InputError: the file cannot be read, is too large, is not JSON, or is not understood.
     """
     if path.is_dir():
         path = path / "config.json"
+    architecture = architecture_from_config(_object_in(path), str(path))
+    return replace(architecture, name=called(path), samples_truncated=_samples_truncated(path.parent))
+
+
+def _object_in(path: Path) -> dict[str, object]:
     raw = read_bounded(path, LARGEST_CONFIG_BYTES, "give a config.json or its folder")
     try:
         config = json.loads(raw.decode("utf-8-sig"))
@@ -74,7 +81,17 @@ def read_config(path: Path) -> Architecture:
         raise InputError(f"{path}: is not JSON text: {type(error).__name__}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: holds a {type(config).__name__}; a JSON object is expected")
-    return replace(architecture_from_config(config, str(path)), name=called(path))
+    return config
+
+
+def _samples_truncated(folder: Path) -> bool:
+    """Whether a model's generation_config.json sets top-p or top-k; without the file an engine has neither (vLLM)."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return False
+    told = _object_in(path)
+    top_p, top_k = told.get("top_p"), told.get("top_k")
+    return (isinstance(top_p, int | float) and 0 < top_p < 1) or (isinstance(top_k, int) and top_k > 0)
 
 
 def called(path: Path) -> str:

@@ -31,5 +31,5 @@ _TRUNCATED = (
 def sorts_vocabulary(arch: Architecture, sampling: Sampling = "published") -> bool:
     """Whether sampling sorts the logits of each request."""
     if sampling == "published":
-        return arch.name.startswith(_TRUNCATED)
+        return arch.name.startswith(_TRUNCATED) if arch.samples_truncated is None else arch.samples_truncated
     return sampling == "truncated"

@@ -11,6 +11,7 @@ from simkit.errors import InputError
 from simkit.models.architecture import Architecture
 from simkit.models.catalog import load_model
 from simkit.models.huggingface import LARGEST_CONFIG_BYTES, architecture_from_config, read_config
+from simkit.models.sampling import sorts_vocabulary
 
 LLAMA: dict[str, object] = {
     "model_type": "llama",
@@ -205,3 +206,31 @@ def test_a_model_of_one_s_own_is_called_by_its_folder_or_its_file(tmp_path: Path
         (folder / name).write_text(json.dumps(config))
     assert read_config(folder / "config.json").name == read_config(folder).name == "my-llama"
     assert read_config(folder / "small.json").name == "small"
+
+
+@pytest.mark.parametrize(
+    ("told", "sorts"),
+    [(None, False), ({"temperature": 0.6}, False), ({"top_p": 0.9}, True), ({"top_k": 20}, True),
+     ({"top_p": 1.0, "top_k": 0}, False), ({"top_p": 1, "top_k": -1}, False)],
+)  # fmt: skip
+def test_a_model_of_one_s_own_is_sampled_as_its_folder_says(
+    tmp_path: Path, told: dict[str, float] | None, sorts: bool
+) -> None:
+    """As vLLM takes its defaults from generation_config.json; what the folder is called says nothing."""
+    folder = tmp_path / "llama-3-mine"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    if told is not None:
+        (folder / "generation_config.json").write_text(json.dumps(told))
+    architecture = read_config(folder)
+    assert architecture.name == "llama-3-mine"
+    assert sorts_vocabulary(architecture) is sorts
+    assert sorts_vocabulary(architecture, "truncated")
+    assert not sorts_vocabulary(architecture, "plain")
+
+
+def test_a_broken_generation_config_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    (tmp_path / "generation_config.json").write_text("[1]")
+    with pytest.raises(InputError, match="generation_config.json: holds a list"):
+        read_config(tmp_path)
