@@ -46,8 +46,8 @@ class Observer(Protocol):
     def step(self, tokens: int, late_s: float) -> None:
         """A step's tokens are handed out, `late_s` real seconds after their time."""
 
-    def token(self, replica: Replica, answer: Answer, gap_ns: int) -> None:
-        """A token is due, `gap_ns` after the one before, or after the arrival if it is the first."""
+    def tokens(self, replica: Replica, answer: Answer, new: int, gap_ns: int) -> None:
+        """A step's `new` tokens are due, `gap_ns` after those before, or after the arrival if they are the first."""
 
     def over(self, replica: Replica, answer: Answer, reason: str) -> None:
         """A request is over: "length", "stop" or "abort"."""
@@ -173,8 +173,8 @@ class PacedEngine:
         if known == answer.delivered:
             return
         answer.cached_tokens = int(replica.progress["hit"][answer.row])
-        answer.delivered = known
-        self._observer.token(replica, answer, now_ns - answer.last_token_ns)
+        new, answer.delivered = known - answer.delivered, known
+        self._observer.tokens(replica, answer, new, now_ns - answer.last_token_ns)
         answer.last_token_ns = now_ns
         if replica.progress["status"][answer.row] == FINISHED:
             del self._answers[answer.row]

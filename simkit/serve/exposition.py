@@ -110,10 +110,10 @@ class Exposition:
         self._step_tokens.observe(tokens)
         self._lateness.observe(max(0.0, late_s))
 
-    def token(self, replica: Replica, answer: Answer, gap_ns: int) -> None:
-        """A token is due."""
-        self._generated.inc()
-        if answer.delivered > 1:
+    def tokens(self, replica: Replica, answer: Answer, new: int, gap_ns: int) -> None:
+        """A step's tokens are due; several, where drafts were accepted, are one gap (vLLM counts engine outputs)."""
+        self._generated.inc(new)
+        if answer.delivered > new:
             self._itl.observe(gap_ns / 1e9)
             return
         self._ttft.observe(gap_ns / 1e9)

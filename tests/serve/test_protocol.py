@@ -4,10 +4,13 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 import pytest
 
-from simkit.engine.deployment import ReplicaSpec
+from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
+from simkit.engine.settings import EngineSettings
+from simkit.models.steptables import constant_tables
 
 Running = Callable[..., AbstractAsyncContextManager[tuple[object, object]]]
 FAST = {"time_scale": 20}
@@ -273,3 +276,28 @@ def test_models_health_and_metrics(running: Running, spec: ReplicaSpec) -> None:
     assert buckets[:4] == ["0.001", "0.005", "0.01", "0.02"]
     assert buckets[-2:] == ["2560.0", "+Inf"]
     assert families["vllm:num_requests_running"].samples[0].labels == {"model_name": "mine", "engine": "0"}
+
+
+def test_every_accepted_draft_counts_as_a_token(running: Running) -> None:
+    """All of 3 drafts accepted: after the first token four a step, so 13 tokens are 1 + 3 x 4, with three gaps."""
+    engine = EngineSettings(
+        max_model_len=512, max_num_seqs=8, max_num_batched_tokens=64, num_gpu_blocks_override=64,
+        async_scheduling=False, speculative_tokens=3, acceptance=1.0,
+    )  # fmt: skip
+    drafting = replace(
+        resolve(Deployment(model="llama-3.1-8b", device="h100", engine=engine)),
+        tables=constant_tables(64, 8, step_ns=20_000_000),
+    )
+
+    async def scenario() -> tuple[int, str]:
+        async with running(spec=drafting) as (client, _):
+            body = {"prompt": list(range(20)), "max_tokens": 13}
+            told = (await client.post("/v1/completions", json=body)).json()["usage"]["completion_tokens"]
+            return told, (await client.get("/metrics")).text
+
+    told, text = asyncio.run(scenario())
+    assert told == 13
+    value = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    labels = '{engine="0",model_name="llama-3.1-8b"}'
+    assert float(value[f"vllm:generation_tokens_total{labels}"]) == 13
+    assert float(value[f"vllm:inter_token_latency_seconds_count{labels}"]) == 3
