@@ -2,9 +2,12 @@
 
 import gzip
 import json
+import sys
+import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,21 +17,25 @@ pytest.importorskip("torch", reason="the testbed runs torch; install the extra g
 from simkit.calibrate.step_log import read_step_log
 from simkit.engine.replica import new_replica
 from simkit.engine.simulate import load
-from simkit.engine.state import ABORT, Limits, records
+from simkit.engine.state import ABORT, Limits, Replica, records
 from simkit.engine.stepping import complete, plan
 from simkit.errors import InputError
 from simkit.metrics.result import WATERFALL, Status
+from simkit.testbed import serving
 from simkit.testbed.decoder import Decoder, random_decoder
-from simkit.testbed.executor import Executor
+from simkit.testbed.executor import Executor, Launched
+from simkit.testbed.inputs import StepInputs
 from simkit.testbed.measured import MeasuredRun
 from simkit.testbed.measured_run import write_measured_run
 from simkit.testbed.replay import replay
 from simkit.testbed.serving import serve_measured
+from simkit.testbed.torch_executor import TorchExecutor
 from simkit.testbed.wall_clock import Clock
 from simkit.workloads.workload import Workload
 
 MakeLimits = Callable[..., Limits]
 MakeExecutor = Callable[..., Executor]
+PATIENCE_S = 30.0  # for a plan that is made in under a millisecond on an idle machine
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +87,83 @@ def test_wall_time_is_booked_to_the_nanosecond(run: MeasuredRun) -> None:
     assert run.result.busy_ns == busy
 
 
-def test_steps_are_planned_while_another_runs_where_that_is_wanted(run: MeasuredRun) -> None:
-    pairs = list(zip(run.steps, run.steps[1:], strict=False))
-    overlapping = sum(after.schedule_start_ns < step.update_start_ns for step, after in pairs)
-    # all but the first of a busy time and those that nobody is left for
-    assert overlapping > 0.6 * len(pairs) if run.asynchronous else overlapping == 0
+def test_one_step_at_a_time_ends_before_the_next_is_planned(
+    spread: Workload, executor: MakeExecutor, limits: MakeLimits
+) -> None:
+    run = serve_measured(spread, executor(40), limits(40, tokens=32, requests=4, async_scheduling=False))
+    assert all(
+        step.update_end_ns <= after.schedule_start_ns for step, after in zip(run.steps, run.steps[1:], strict=False)
+    )
+
+
+@dataclass
+class Waiting:
+    """An executor of whose steps none ends before the scheduler has been asked for the one after it.
+
+    A scheduler that waits for a step before it plans the next one would wait for ever: that is noted after
+    `PATIENCE_S`, once, and the rest of the run is let through.
+    """
+
+    inner: TorchExecutor
+    plans: int = 0
+    alone: list[int] = field(default_factory=list)  # steps that ended without another plan
+    asked: threading.Condition = field(default_factory=threading.Condition)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def plan(self, replica: Replica, now_ns: int) -> int:
+        """The engine's own, counted."""
+        row = plan(replica, now_ns)
+        with self.asked:
+            self.plans += 1
+            self.asked.notify_all()
+        return row
+
+    def launch(self, step: StepInputs, now_ns: Callable[[], int]) -> tuple[int, Launched]:
+        made = self.plans
+
+        def work() -> np.ndarray:
+            with self.asked:
+                if not self.asked.wait_for(lambda: self.plans > made, 0.0 if self.alone else PATIENCE_S):
+                    self.alone.append(made)
+            return self.inner.run(step)
+
+        return now_ns(), self.inner.thread.submit(work, now_ns)
+
+
+def test_every_step_of_asynchronous_scheduling_runs_while_another_is_planned(
+    spread: Workload, executor: MakeExecutor, limits: MakeLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = Waiting(executor(40))
+    monkeypatch.setattr(serving, "engine", lambda _: SimpleNamespace(plan=waiting.plan))
+    run = serve_measured(spread, waiting, limits(40, tokens=32, requests=4, async_scheduling=True))
+    assert not run.failure
+    assert waiting.alone == []
+    # and so says the log: while a step ran, the next one was planned, or the scheduler found nobody for it
+    asked = np.sort([*(step.schedule_start_ns for step in run.steps), *run.idle_plans_ns])
+    for step in run.steps:
+        after = asked[np.searchsorted(asked, step.schedule_start_ns, "right")]
+        assert step.schedule_end_ns <= after < step.update_start_ns
+
+
+def test_waiting_for_a_step_before_the_next_plan_would_be_noticed(
+    spread: Workload, executor: MakeExecutor, limits: MakeLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same with a scheduler that asks for the result at once."""
+    waiting = Waiting(executor(40))
+    launch = waiting.launch
+
+    def launch_and_wait(step: StepInputs, now_ns: Callable[[], int]) -> tuple[int, Launched]:
+        ready, launched = launch(step, now_ns)
+        launched.result()
+        return ready, launched
+
+    monkeypatch.setattr(sys.modules[__name__], "PATIENCE_S", 0.1)
+    monkeypatch.setattr(waiting, "launch", launch_and_wait)
+    monkeypatch.setattr(serving, "engine", lambda _: SimpleNamespace(plan=waiting.plan))
+    serve_measured(spread, waiting, limits(40, tokens=32, requests=4, async_scheduling=True))
+    assert len(waiting.alone) > 10
 
 
 def test_every_token_is_delivered_when_its_step_ended(run: MeasuredRun) -> None:
