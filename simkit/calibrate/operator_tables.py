@@ -71,7 +71,7 @@ def operator_tables(
     held = seqs * longest if sizes.kv_tokens is None else min(sizes.kv_tokens, seqs * longest)
     rows = np.arange(seqs + 1, dtype=np.float64)
     window = max((layer.attention.window_tokens or 0 for layer in arch.kinds), default=0)
-    linear = _linear(step, np.arange(batched + 1, dtype=np.int64), sizes.captures())
+    linear = _linear(step, np.arange(batched + 1, dtype=np.int64), sizes)
     sample = summed([*sampling_parts(step, rows), tagged(law.row_ns * rows, Tag.ASSUMED)], rows.shape)
     host = summed([_host(step, rows)], rows.shape)
     batch, contexts = _axes(seqs, held)
@@ -95,15 +95,18 @@ def _axes(rows: int, columns: int) -> tuple[F64, F64]:
     return x.astype(np.float64), y.astype(np.float64)
 
 
-def _linear(step: ProfiledStep, tokens: I64, captures: tuple[int, ...]) -> Shares:
+def _linear(step: ProfiledStep, tokens: I64, sizes: TableSizes) -> Shares:
     """Steps of so many tokens, padded to the next captured size, or as long as their launches take."""
+    captures = sizes.captures()
     different, index = np.unique(padded_tokens(tokens, captures), return_inverse=True)
     parts, launches = linear_parts(step, different.astype(np.float64))
     found = summed(parts, different.shape)
     ns, by_tag = found.ns[index], found.by_tag[:, index]
     host = step.model.host
-    measured = None if host is None else host.launch_ns
-    launched = (launches + len(step.arch.layers)) * (step.law.launch_ns if measured is None else measured)
+    # what was measured is a bare launch, of which a model that is not compiled has the least part
+    measured = None if host is None or sizes.enforce_eager else host.launch_ns
+    assumed = step.law.eager_launch_ns if sizes.enforce_eager else step.law.launch_ns
+    launched = (launches + len(step.arch.layers)) * (assumed if measured is None else measured)
     eager = (tokens > max(captures, default=0)) & (tokens > 0)
     bound = np.where(eager, np.maximum(ns, launched), ns)
     by_tag[Tag.ASSUMED if measured is None else Tag.INTERPOLATED] += bound - ns

@@ -4,7 +4,14 @@ import numpy as np
 
 from simkit.models.architecture import Architecture, ParameterGroup
 from simkit.models.device import Device
-from simkit.models.efficiency import HOST_REQUEST_NS, HOST_STEP_NS, LAUNCH_NS, CollectiveFamily, collective
+from simkit.models.efficiency import (
+    EAGER_LAUNCH_NS,
+    HOST_REQUEST_NS,
+    HOST_STEP_NS,
+    LAUNCH_NS,
+    CollectiveFamily,
+    collective,
+)
 from simkit.models.engine_law import EngineLaw, engine_law
 from simkit.models.flash_attention import alone_ns, cuts_batches_alike, full_attention_layers, whole_ns
 from simkit.models.kernel_laws import DeviceLaws, KernelLaw, laws_of
@@ -116,6 +123,7 @@ def calibrated_law(
     return StepLaw(
         operator_ns=lambda operator: operator_ns(operator, arch, device, layout, weights, laws, engine),
         launch_ns=LAUNCH_NS,
+        eager_launch_ns=EAGER_LAUNCH_NS * host,
         host_step_ns=HOST_STEP_NS * host,
         host_request_ns=HOST_REQUEST_NS * host,
         prefill_extra_keys=laws.attention_prefill.extra_keys,

@@ -120,6 +120,11 @@ _PCIE: dict[CollectiveFamily, Collective] = {
 # CPU time to launch one kernel when no CUDA graph replays it; a step cannot be shorter than its launches.
 # Assumed: 4 to 6 us is the usual range of cudaLaunchKernel plus framework dispatch after compilation.
 LAUNCH_NS = 5_000.0
+# The same with `enforce_eager`, where nothing is compiled: Python's modules, custom operators and checks as well. From
+# decodes of one request in vLLM: 10.0 ms a token of Qwen3-0.6B, 28 layers (pytorch/torchtitan pull request 2373: 199 ms
+# for 20), and 22 to 23 of Qwen2.5-7B, 28 layers, on A800 (vllm-project/vllm-omni issue 7960, vLLM 0.29; 13 with graphs),
+# whose hosts take `old_host_factor` longer: 31 and 47 us for each of our operators.
+EAGER_LAUNCH_NS = 38_000.0
 
 # CPU time of one step that the GPU waits for: scheduling, input preparation, output processing. Assumed. vLLM V0 was
 # measured at 0.5 to 2 ms for scheduling and 1 to 5 ms for preparation (inference-sim issue 482); V1 with asynchronous

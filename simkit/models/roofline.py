@@ -10,6 +10,7 @@ from simkit.models.device import Device
 from simkit.models.efficiency import (
     COLLECTIVES,
     CORNER,
+    EAGER_LAUNCH_NS,
     EFFICIENCY,
     HOST_REQUEST_NS,
     HOST_STEP_NS,
@@ -52,6 +53,7 @@ def roofline_law(arch: Architecture, device: Device, weights: Precision | None =
     return StepLaw(
         operator_ns=partial(operator_ns, device=device, arch=arch, weights=weights),
         launch_ns=LAUNCH_NS,
+        eager_launch_ns=EAGER_LAUNCH_NS,
         host_step_ns=HOST_STEP_NS,
         host_request_ns=HOST_REQUEST_NS,
         prefill_extra_keys=PREFILL_EXTRA_KEYS,

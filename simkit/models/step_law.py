@@ -23,6 +23,7 @@ class StepLaw:
 
     operator_ns: Callable[[Operator], F64]  # of the operator's shape, 0 where it has nothing to do
     launch_ns: float  # CPU time to launch one kernel that no graph replays; a step takes at least its launches
+    eager_launch_ns: float  # the same of a model that is not compiled either (`enforce_eager`)
     host_step_ns: float  # CPU time of a step, hidden by asynchronous scheduling where the step is longer
     host_request_ns: float
     prefill_extra_keys: float = 0.0
@@ -40,7 +41,7 @@ class TableSizes:
     max_model_len: int | None = None  # None: the model's own limit
     kv_tokens: int | None = None  # tokens the KV cache holds; None if not limiting
     capture_sizes: tuple[int, ...] | None = None  # CUDA-graph sizes; None is vLLM's default
-    enforce_eager: bool = False  # no CUDA graphs
+    enforce_eager: bool = False  # no CUDA graphs, and nothing compiled
 
     def captures(self) -> tuple[int, ...]:
         """The CUDA-graph sizes in use."""
@@ -70,7 +71,7 @@ def step_tables(
     sampling = _sum_ns(law, sampling_operators(arch, layout, rows), rows.shape)
     stages = np.stack(
         [
-            np.maximum.accumulate(_linear_ns(law, arch, layout, batched, sizes.captures(), weights, kv, stage))
+            np.maximum.accumulate(_linear_ns(law, arch, layout, sizes, weights, kv, stage))
             for stage in range(layout.pipeline)
         ]
     )
@@ -114,25 +115,26 @@ def _linear_ns(
     law: StepLaw,
     arch: Architecture,
     layout: Layout,
-    max_tokens: int,
-    captures: tuple[int, ...],
+    sizes: TableSizes,
     weights: Precision | None,
     kv: Precision,
     stage: int,
 ) -> F64:
-    """GEMMs, norms, activations, experts and collectives of one stage, for steps of 0, 1, .. `max_tokens` new tokens.
+    """GEMMs, norms, activations, experts and collectives of one stage, for steps of 0, 1, .. new tokens.
 
     Up to the largest capture size a graph of the next size runs; above it kernels are launched one by one, and the step
     takes at least the time of its launches.
     """
-    tokens = np.arange(max_tokens + 1, dtype=np.int64)
+    captures = sizes.captures()
+    tokens = np.arange(sizes.max_num_batched_tokens + 1, dtype=np.int64)
     padded = padded_tokens(tokens, captures)
     operators = linear_operators(arch, layout, padded.astype(np.float64), weights, kv, stage)
     total = _sum_ns(law, operators, padded.shape)
     layers = len(stage_layers(arch, layout.pipeline)[stage])
     launches = sum(operator.launches for operator in operators) + layers
     eager = (tokens > max(captures, default=0)) & (tokens > 0)
-    bounded = np.where(eager, np.maximum(total, launches * law.launch_ns), total)
+    launch_ns = law.eager_launch_ns if sizes.enforce_eager else law.launch_ns
+    bounded = np.where(eager, np.maximum(total, launches * launch_ns), total)
     # later stages prepare a step while the first computes it
     return np.where(tokens > 0, bounded + (law.gap_ns if stage == 0 else 0.0), 0.0)
 

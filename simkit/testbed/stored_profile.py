@@ -101,7 +101,7 @@ def _no_law(path: Path) -> StepLaw:
             return np.zeros_like(operator.memory_bytes)
         raise InputError(f"{path}: has no times of {operator.name}; measure again with a longer --budget")
 
-    return StepLaw(operator_ns=missing, launch_ns=0.0, host_step_ns=0.0, host_request_ns=0.0)
+    return StepLaw(operator_ns=missing, launch_ns=0.0, eager_launch_ns=0.0, host_step_ns=0.0, host_request_ns=0.0)
 
 
 def _with_inputs(tables: StepTables, model: OperatorModel, profile: OperatorProfile, overlap: bool) -> StepTables:

@@ -27,7 +27,7 @@ def nothing(operator: Operator) -> np.ndarray:
     return np.zeros_like(operator.flops)
 
 
-FREE = StepLaw(operator_ns=nothing, launch_ns=0.0, host_step_ns=0.0, host_request_ns=0.0)
+FREE = StepLaw(operator_ns=nothing, launch_ns=0.0, eager_launch_ns=0.0, host_step_ns=0.0, host_request_ns=0.0)
 
 
 @pytest.fixture(scope="module")
