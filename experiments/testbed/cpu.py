@@ -2,14 +2,15 @@
 
     python experiments/testbed/cpu.py                  about 4 minutes; --out DIR for the logs, numbers and pages
     python experiments/testbed/cpu.py --clock processor  on a machine that others use as well
-    python experiments/testbed/cpu.py --quick          20 s: is everything connected? Its times mean nothing
+    python experiments/testbed/cpu.py --quick          30 s: is everything connected? Its times mean nothing
 
-A decoder of 99 M parameters serves 60 requests three times. Before and after each repeat come calibration bursts of
-other requests; one step-time model is fitted on all bursts, none of the repeats, and the virtual clock then serves the
-same arrivals, its steps scattered around the model as the bursts' were. Then once more with asynchronous scheduling, by
-bursts of its own (left out with --clock processor, which counts one thread). A fixed step, the sentinel, is timed
-between all phases: where it moves, the machine did, and no prediction can do better. Exit code 1 where an aim is
-missed, with the spread of the repeats beside it.
+A decoder of 99 M parameters serves 45 requests three times, in shifts of 15. Before and after each shift come
+calibration bursts of other requests. One step-time model is fitted on all bursts; the virtual clock serves the same
+arrivals with it, each shift's steps scattered around the model as those of the bursts beside it were. Then once more
+with asynchronous scheduling, by bursts of its own (left out with --clock processor, which counts one thread). A fixed
+step, the sentinel, is timed between all of these: it says which shifts were disturbed and are served again, by the rule
+of `shifts.py`. Printed: each repeat, their spread, the median prediction beside the median repeat. Exit code 1 where an
+aim is missed.
 """
 
 import argparse
@@ -17,31 +18,40 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 import numpy as np
+from repeats import Repeat, joined, row_lines, rows
+from shifts import MOST_OFF, Actions, Attempt, counted, in_shifts, median_s, off
 
 from simkit.calibrate.step_fit import profile_rows
 from simkit.engine.settings import EngineSettings
 from simkit.engine.warm_up import warm_up
-from simkit.metrics.comparison import Comparison, compare_runs
+from simkit.metrics.comparison import Comparison, StepTimes, compare_runs, step_errors
+from simkit.metrics.result import RunResult
 from simkit.report.side_by_side import comparison_page, comparison_tables
 from simkit.testbed.bench import Bench, set_up
-from simkit.testbed.calibration import calibrate, fitted
+from simkit.testbed.calibration import Fitted, calibrate, fitted
 from simkit.testbed.inputs import Decodes, StepInputs
+from simkit.testbed.knotted_step import factors_of
 from simkit.testbed.measured import MeasuredRun
 from simkit.testbed.measured_run import write_measured_run
 from simkit.testbed.replay import replay
 from simkit.testbed.settings import TestbedSettings
 from simkit.testbed.spread import predicted_with_spread
 from simkit.testbed.wall_clock import CLOCKS
+from simkit.workloads.transform import selected
 from simkit.workloads.workload import Workload
 
 HERE = Path(__file__).parent
-AIMS = {"p50": 0.10, "p90": 0.20}
-DRAWS = 15  # of how steps scatter; what is predicted is their median, as what was measured is the repeats'
-METRICS = ("e2e", "ttft", "itl")
+SHIFTS = 3  # of a repeat
+SENTINEL_STEPS = 15
+DRAWS = 15  # of how steps scatter
 
 
 @dataclass(frozen=True)
@@ -49,15 +59,17 @@ class Size:
     """How much is run."""
 
     layers: int
-    requests: int
+    requests: int  # of a repeat
     rate_per_s: float
     repeats: int
-    bursts: int  # around each repeat
+    bursts: tuple[int, ...]  # requests of each burst between two shifts
+    # from the beginning of all; no shift is served again past it, so that all is done within six minutes
+    until_s: float
 
 
-FULL = Size(layers=8, requests=60, rate_per_s=1.6, repeats=3, bursts=4)
-QUICK = Size(layers=1, requests=12, rate_per_s=12.0, repeats=2, bursts=2)
-WAYS = {"one step at a time": False, "asynchronous scheduling": True}
+FULL = Size(layers=8, requests=45, rate_per_s=1.6, repeats=3, bursts=(25, 4, 4), until_s=190.0)
+QUICK = Size(layers=1, requests=12, rate_per_s=12.0, repeats=2, bursts=(12, 4), until_s=0.0)
+ASYNCHRONOUS_UNTIL_S = 340.0
 
 
 def main() -> int:
@@ -67,33 +79,25 @@ def main() -> int:
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    size = QUICK if asked.quick else FULL
     began = time.perf_counter()
+    size = QUICK if asked.quick else FULL
+    ways = {"one step at a time": (False, size)}
+    if asked.clock != "processor":
+        later = replace(size, repeats=1) if asked.quick else replace(size, until_s=ASYNCHRONOUS_UNTIL_S)
+        ways["asynchronous scheduling"] = (True, later)
     with tempfile.TemporaryDirectory() as scratch:
         folder = asked.out or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
-        found: dict[str, object] = {}
-        for way, overlap in WAYS.items():
-            if not (overlap and asked.clock == "processor"):
-                print(f"{way}:")
-                found[way] = measured_beside_predicted(size, asked.threads, asked.clock, overlap, folder)
-        (folder / "numbers.json").write_text(json.dumps(found, indent=2) + "\n")
+        found: dict[str, dict[str, object]] = {}
+        for way, (overlap, size) in ways.items():
+            print(f"{way}:", flush=True)
+            part = folder / "asynchronous" if overlap else folder
+            part.mkdir(parents=True, exist_ok=True)
+            bench = build(size, asked.threads, asked.clock, overlap)
+            found[way] = measured_beside_predicted(bench, size, part, began + size.until_s, asked.out is not None)
+            (folder / "numbers.json").write_text(json.dumps(found, indent=2) + "\n")
     print(f"{time.perf_counter() - began:.0f} s in all")
     met = all(row["met"] for each in found.values() for row in each["rows"])
     return 0 if met or asked.quick else 1
-
-
-def measured_beside_predicted(
-    size: Size, threads: int, clock: str, overlap: bool, folder: Path
-) -> dict[str, list[dict[str, object]] | list[float]]:
-    """Everything for one way of scheduling, printed; what goes into numbers.json."""
-    if overlap:
-        size = replace(size, repeats=1)
-        folder = folder / "asynchronous"
-        folder.mkdir(exist_ok=True)
-    bench = build(size, threads, clock, overlap)
-    runs, logs, sentinel_s = measure(bench, size, folder)
-    return {"rows": show(*compare(bench, runs, logs, folder), sentinel_s), "sentinel_s": sentinel_s}
 
 
 def build(size: Size, threads: int, clock: str, overlap: bool) -> Bench:
@@ -125,28 +129,77 @@ def requests(size: Size) -> Workload:
     )
 
 
-def measure(bench: Bench, size: Size, folder: Path) -> tuple[list[MeasuredRun], list[Path], list[float]]:
-    """Repeats with bursts around each, and the sentinel between all."""
-    workload = requests(size)
-    runs: list[MeasuredRun] = []
-    logs: list[Path] = []
-    sentinel_s = [sentinel(bench)]
-    for repeat in range(size.repeats + 1):
-        logs += calibrate(bench, workload, folder, size.bursts, seed=repeat * size.bursts)
-        sentinel_s.append(sentinel(bench))
-        if repeat < size.repeats:
-            run = bench.serve(workload)
-            write_measured_run(run, folder / f"repeat-{repeat + 1}.jsonl.gz")
-            if run.failure:
-                sys.exit(f"repeat {repeat + 1}: {run.failure}")
-            runs.append(run)
-            sentinel_s.append(sentinel(bench))
-            print(f"repeat {repeat + 1} of {size.repeats}: {len(run.steps)} steps")
-    return runs, logs, sentinel_s
+def shifts_of(workload: Workload) -> list[Workload]:
+    """Its requests in `SHIFTS` parts, each with a clock of its own."""
+    parts = [selected(workload, part) for part in np.array_split(np.arange(len(workload)), SHIFTS)]
+    begins = [0, *(int(part.arrival_us[-1]) for part in parts[:-1])]
+    return [replace(part, arrival_us=part.arrival_us - begin) for part, begin in zip(parts, begins, strict=True)]
 
 
-def sentinel(bench: Bench) -> float:
-    """Seconds of one fixed step, four decodes of 128 tokens of context: the median of nine."""
+def measured_beside_predicted(bench: Bench, size: Size, folder: Path, until_s: float, pages: bool) -> dict[str, object]:
+    """Everything for one way of scheduling, printed and written; what goes into numbers.json."""
+    attempts = measure(bench, size, folder, until_s)
+    kept, median = counted(attempts), median_s(attempts)
+    facts = [attempt_facts(attempt, attempt in kept, median) for attempt in attempts]
+    for each in facts:
+        print(attempt_line(each))
+    disturbed = sum(off(attempt, median) > MOST_OFF for attempt in kept)
+    print(f"sentinel: median {1e3 * median:.1f} ms; {len(attempts) - len(kept)} shifts served again, "
+          f"{disturbed} of {len(kept)} that count off by more than {MOST_OFF:.0%}")  # fmt: skip
+    found = fitted(list(dict.fromkeys(path for attempt in kept for path in bursts_beside(attempt))), bench)
+    for name, value in profile_rows(found.profile):
+        print(f"whole-step model, {name}: {value}")
+    print(f"knotted model, which predicts: {json.dumps(found.model.as_json())}")
+    steps = [replayed(attempt.run, found) for attempt in attempts]
+    print(f"replay: all {sum(len(each.run.steps) for each in attempts):,} steps of {len(attempts)} logs planned alike")
+    drawn = [draws_of(attempt, found) for attempt in kept]
+    beside = [
+        compare_runs(attempt.run.result, draws[0], steps[attempts.index(attempt)])
+        for attempt, draws in zip(kept, drawn, strict=True)
+    ]
+    show_steps(beside)
+    repeats = [range(first, first + SHIFTS) for first in range(0, len(kept), SHIFTS)]
+    table = rows(
+        [
+            Repeat(
+                measured=tuple(kept[shift].run.result for shift in repeat),
+                predicted=tuple(tuple(drawn[shift][draw] for shift in repeat) for draw in range(DRAWS)),
+            )
+            for repeat in repeats
+        ]
+    )
+    print("\n".join(row_lines(table)), flush=True)
+    if pages:  # of each repeat's first shift
+        for number, repeat in enumerate(repeats, start=1):
+            page = page_of(kept[repeat[0]], beside[repeat[0]], found)
+            (folder / f"repeat-{number}.html").write_text(page, encoding="utf-8")
+    return {"rows": table, "attempts": facts, "sentinel_s": median}
+
+
+def measure(bench: Bench, size: Size, folder: Path, until_s: float) -> list[Attempt]:
+    """All shifts of all repeats, by the rule of `shifts.py`."""
+    whole = requests(size)
+    parts = shifts_of(whole)
+    numbers, seeds = count(1), count(0, len(size.bursts))
+
+    def serve(shift: int) -> MeasuredRun:
+        number = next(numbers)
+        run = bench.serve(parts[shift % SHIFTS])
+        write_measured_run(run, folder / f"attempt-{number}-shift-{shift + 1}.jsonl.gz")
+        if run.failure:
+            sys.exit(f"attempt {number}, shift {shift + 1}: {run.failure}")
+        print(f"attempt {number}, shift {shift + 1} of {size.repeats * SHIFTS}: {len(run.steps)} steps", flush=True)
+        return run
+
+    def bursts() -> list[Path]:
+        return calibrate(bench, whole, folder, len(size.bursts), seed=next(seeds), requests=size.bursts)
+
+    actions = Actions(serve, bursts, lambda: sentinel_s(bench))
+    return in_shifts(actions, size.repeats * SHIFTS, until_s)
+
+
+def sentinel_s(bench: Bench) -> float:
+    """Seconds of one fixed step, four decodes of 128 tokens of context: the median of `SENTINEL_STEPS`."""
     n, context, block = 4, 128, bench.executor.block_size
     blocks = 1 + np.arange(n * context // block).reshape(n, -1)
     last = blocks[:, -1] * block + (context - 1) % block
@@ -160,7 +213,7 @@ def sentinel(bench: Bench) -> float:
     )
     clock = CLOCKS[bench.clock]()
     times = []
-    for _ in range(9):
+    for _ in range(SENTINEL_STEPS):
         start = clock.now_ns()
         if bench.limits.pipeline_depth == 1:
             bench.executor.run(step)
@@ -170,70 +223,58 @@ def sentinel(bench: Bench) -> float:
     return float(np.median(times))
 
 
-def compare(
-    bench: Bench, runs: list[MeasuredRun], logs: list[Path], folder: Path
-) -> tuple[list[Comparison], list[Comparison]]:
-    """Each repeat beside a draw of the prediction, whose log must be replayed to the same decisions; and more draws."""
-    profile, model, tables, factors = fitted(logs, bench)
-    for name, value in profile_rows(profile):
-        print(f"whole-step model, {name}: {value}")
-    print(f"knotted model, which predicts: {json.dumps(model.as_json())}")
-    comparisons = []
-    for number, run in enumerate(runs, start=1):
-        again = replay(run, tables)
-        if again.difference or again.steps is None:
-            sys.exit(f"repeat {number}: the replay of its log differs at {again.difference}")
-        told = predicted_with_spread(run, tables, factors, seed=number)
-        comparison = compare_runs(run.result, told, again.steps)
-        steps = sum(source.steps for source in profile.sources)
-        facts = [
-            ("Device", run.identity.device),
-            ("Executor", run.identity.engine),
-            ("Step times", f"knotted model, fitted to {steps:,} steps of other requests, scattered as these were"),
-        ]
-        page = comparison_page(comparison, f"CPU, repeat {number}", facts)
-        (folder / f"repeat-{number}.html").write_text(page, encoding="utf-8")
-        comparisons.append(comparison)
-    print(f"replay: all {sum(len(run.steps) for run in runs):,} steps of {len(runs)} logs planned alike")
-    drawn = [predicted_with_spread(runs[0], tables, factors, seed) for seed in range(DRAWS)]
-    return comparisons, [compare_runs(runs[0].result, told, comparisons[0].steps) for told in drawn]
+def bursts_beside(attempt: Attempt) -> tuple[Path, ...]:
+    """The logs of the bursts before and after a shift."""
+    return (*attempt.before.bursts, *attempt.after.bursts)
 
 
-def show(comparisons: list[Comparison], drawn: list[Comparison], sentinel_s: list[float]) -> list[dict[str, object]]:
-    """Print the verdict and return it."""
+def draws_of(attempt: Attempt, found: Fitted) -> list[RunResult]:
+    """A shift predicted: the model of all bursts, steps as far from it as in the bursts nearest in time."""
+    factors = factors_of(found.model, bursts_beside(attempt))
+    return [predicted_with_spread(attempt.run, found.tables, factors, seed) for seed in range(DRAWS)]
+
+
+def replayed(run: MeasuredRun, found: Fitted) -> StepTimes:
+    """Each step beside the model, where the engine plans all of them as it did."""
+    again = replay(run, found.tables)
+    if again.difference or again.steps is None:
+        sys.exit(f"the replay of a log differs at {again.difference}")
+    return again.steps
+
+
+def show_steps(comparisons: Sequence[Comparison]) -> None:
+    """The errors of single steps, whatever batches they were given."""
     from rich.console import Console
 
-    Console(width=120).print(comparison_tables(comparisons[-1])[1])
-    rows = [row(comparisons, drawn, metric, statistic) for metric in METRICS for statistic in AIMS]
-    print(f"{'':10}{'measured, each repeat, ms':>36}{'spread':>9}{'predicted':>11}{'error':>9}{'aim':>7}")
-    for found in rows:
-        each = "  ".join(f"{1e3 * value:9.1f}" for value in found["measured_s"])
-        print(
-            f"{found['name']:10}{each:>36}{found['spread']:9.1%}{1e3 * found['predicted_s']:11.1f}"
-            f"{found['error']:+9.1%}{found['aim']:7.0%} {'met' if found['met'] else 'missed'}"
-        )
-    drift = max(sentinel_s) / min(sentinel_s) - 1
-    each = " ".join(f"{1e3 * value:.1f}" for value in sentinel_s)
-    print(f"sentinel: {each} ms, largest over smallest {drift:+.1%}")
-    return rows
+    every = replace(comparisons[-1], kinds=step_errors(joined([each.steps for each in comparisons])))
+    Console(width=120).print(comparison_tables(every)[1])
 
 
-def row(comparisons: list[Comparison], drawn: list[Comparison], metric: str, statistic: str) -> dict[str, object]:
-    """One quantity: each repeat, their spread (largest - smallest, over the median), the median draw's error."""
-    name = f"{metric}_{statistic}_s"
-    measured = [float(each.pair(name).measured or 0.0) for each in comparisons]
-    middle = float(np.median(measured))
-    told = float(np.median([each.pair(name).predicted or 0.0 for each in drawn]))
-    error = told / middle - 1.0
+def page_of(attempt: Attempt, comparison: Comparison, found: Fitted) -> str:
+    """A shift and a draw of its prediction, as HTML."""
+    identity = attempt.run.identity
+    steps = sum(source.steps for source in found.profile.sources)
+    said = f"knotted model, fitted to {steps:,} steps of other requests, scattered as those of the nearest bursts"
+    facts = [("Device", identity.device), ("Executor", identity.engine), ("Step times", said)]
+    return comparison_page(comparison, f"CPU, shift {attempt.shift + 1}", facts)
+
+
+def attempt_facts(attempt: Attempt, counts: bool, median: float) -> dict[str, object]:
+    """What is told of an attempt."""
     return {
-        "name": f"{metric.upper()} {statistic}",
-        "measured_s": measured,
-        "spread": (max(measured) - min(measured)) / middle,
-        "predicted_s": told,
-        "error": error,
-        "aim": AIMS[statistic],
-        "met": abs(error) <= AIMS[statistic],
+        "shift": attempt.shift + 1,
+        "steps": len(attempt.run.steps),
+        "sentinels_s": attempt.sentinels_s,
+        "off": off(attempt, median),
+        "counts": counts,
     }
+
+
+def attempt_line(facts: dict[str, object]) -> str:
+    """The same in a line."""
+    each = " ".join(f"{1e3 * value:.1f}" for value in facts["sentinels_s"])
+    verdict = "counts" if facts["counts"] else "does not count"
+    return f"shift {facts['shift']}: sentinels {each} ms, at most {facts['off']:.0%} off: {verdict}"
 
 
 if __name__ == "__main__":
