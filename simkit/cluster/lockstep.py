@@ -64,7 +64,7 @@ def serve_lockstep(
     specs = [member.spec for member in members]
     offers = Offers(workload).all(specs)
     longest = int((workload.prompt_tokens.astype(np.int64) + workload.output_tokens).max(initial=1))
-    rack = new_rack(specs, offers, int(len(workload) / len(specs) * SPARE) + 64, longest)
+    rack = new_rack(specs, offers, int(len(workload) / len(specs) * SPARE) + 64, longest, moves_blocks=False)
     chosen = np.full(len(workload), -1, dtype=np.int32)
     shares = None if isinstance(router, Router) else shares_of(router, name, workload, len(specs))
     view = RackView(workload, members, offers)

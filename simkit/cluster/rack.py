@@ -102,10 +102,13 @@ class Rack(NamedTuple):
     table_values: F64
 
 
-def new_rack(specs: Sequence[ReplicaSpec], offers: Sequence[Offered], room: int, longest: int) -> Rack:
+def new_rack(
+    specs: Sequence[ReplicaSpec], offers: Sequence[Offered], room: int, longest: int, *, moves_blocks: bool
+) -> Rack:
     """Replicas that have computed nothing, each with room for `room` requests of at most `longest` tokens.
 
-    `offers` [R] is the workload as each of them takes it; equal ones are kept once.
+    `offers` [R] is the workload as each of them takes it; equal ones are kept once. `moves_blocks`: somebody beside a
+    replica's requests holds blocks of it.
     """
     kinds = list({id(offer): offer for offer in offers}.values())
     kind_of = {id(offer): number for number, offer in enumerate(kinds)}
@@ -116,7 +119,7 @@ def new_rack(specs: Sequence[ReplicaSpec], offers: Sequence[Offered], room: int,
     for spec, offer in zip(specs, offers, strict=True):
         key = (id(spec), id(offer))
         if key not in made:
-            made[key] = _empty(spec, offer, len(specs), longest)
+            made[key] = _empty(spec, offer, len(specs), longest, moves_blocks)
     models = [made[id(spec), id(offer)] for spec, offer in zip(specs, offers, strict=True)]
     count = len(specs)
     tenants = 1 + max(int(kind.requests["tenant"].max(initial=0)) for kind in kinds)
@@ -171,7 +174,7 @@ def new_rack(specs: Sequence[ReplicaSpec], offers: Sequence[Offered], room: int,
     )
 
 
-def _empty(spec: ReplicaSpec, offer: Offered, replicas: int, longest: int) -> Replica:
+def _empty(spec: ReplicaSpec, offer: Offered, replicas: int, longest: int, moves_blocks: bool) -> Replica:
     """A replica without requests, to take shapes and first values from."""
     reach = min(offer.limits.max_model_len, longest + offer.limits.block_size)
     return new_replica(
@@ -181,7 +184,7 @@ def _empty(spec: ReplicaSpec, offer: Offered, replicas: int, longest: int) -> Re
         records(0, ABORT),
         spec.num_blocks,
         event_capacity(replicas),
-        named=minds_blocks(spec.deployment.engine.discipline, offer.content_ids),
+        named=moves_blocks or minds_blocks(spec.deployment.engine.discipline, offer.content_ids),
     )
 
 

@@ -34,7 +34,7 @@ def serve_routed(
     """Serve a workload by replicas of one discipline of ours. `rng` is the router's own stream."""
     offers = Offers(workload).all(specs)
     longest = int((workload.prompt_tokens.astype(np.int64) + workload.output_tokens).max(initial=1))
-    rack = new_rack(specs, offers, int(len(workload) / len(specs) * SPARE) + 64, longest)
+    rack = new_rack(specs, offers, int(len(workload) / len(specs) * SPARE) + 64, longest, moves_blocks=False)
     chosen = np.full(len(workload), -1, dtype=np.int32)
     route = fleet_loops(specs[0].deployment.engine.discipline).route
     draws = rng.random((len(workload), rule.draws))
