@@ -10,7 +10,7 @@ from simkit.engine.drafts import drafts_of
 from simkit.engine.prefix import longest_hit
 from simkit.engine.ring import in_flight
 from simkit.engine.state import FCFS, PREEMPTED_NOW, RUNNING_COUNT, WAITING_COUNT, Replica
-from simkit.engine.waiting import head
+from simkit.engine.waiting import can_set_aside, head, put_back, set_aside
 
 
 @inlined
@@ -93,11 +93,16 @@ def _schedule_waiting(r: Replica, row: int, threshold: int, budget: int) -> None
     """Admit from the head of the queue while it fits; nobody overtakes a head that does not."""
     progress = r.progress
     at = r.at
+    aside = 0
     while budget > 0 and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] < r.limits.max_running:
         request = head(r)
-        # its token is still on its way through the pipeline; vLLM lets the next overtake it
+        # its token is still on its way through the pipeline: the next overtakes it (vLLM 0.27 to 0.33, waiting loop)
         if r.limits.stages > 1 and in_flight(r, request):
-            return
+            if not can_set_aside(r, aside):
+                break
+            set_aside(r, aside)
+            aside += 1
+            continue
         hits, idle = 0, 0
         if r.limits.prefix_caching:
             hits, idle = longest_hit(r, request)
@@ -106,10 +111,11 @@ def _schedule_waiting(r: Replica, row: int, threshold: int, budget: int) -> None
         if 0 < threshold < due:
             due = threshold
         if not r.limits.chunked_prefill and due > budget:
-            return
+            break
         due = min(due, budget)
         if not fits(r, request, hit + due, hits, idle):
-            return
+            break
         admit(r, request, hits, hit + due)
         give(r, row, request, due, hit)
         budget -= due
+    put_back(r, aside)

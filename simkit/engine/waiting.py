@@ -112,6 +112,30 @@ def dequeue(r: Replica) -> None:
 
 
 @inlined
+def can_set_aside(r: Replica, aside: int) -> bool:
+    """Whether one more than `aside` requests may leave the queue while a step is planned, to come back after it.
+
+    Not under `fair`, where who comes back counts as new.
+    """
+    return r.limits.ordering != FAIR and aside < r.limits.max_running
+
+
+@inlined
+def set_aside(r: Replica, aside: int) -> None:
+    """Take the head, as `head` gave it, out of the queue until `put_back`, behind `aside` others."""
+    # nobody was preempted where somebody may be admitted, so nothing else is there
+    r.record.victims[aside] = head(r)
+    dequeue(r)
+
+
+@inlined
+def put_back(r: Replica, aside: int) -> None:
+    """Let those set aside wait again, in front and in the order that they were in."""
+    for k in range(aside):
+        enqueue(r, r.record.victims[aside - 1 - k], True)
+
+
+@inlined
 def leave_queue(r: Replica, request: int) -> None:
     """Count out a request that ends while it waits; its entry is passed over when it is met."""
     if r.limits.ordering == FAIR:

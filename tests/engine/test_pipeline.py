@@ -103,6 +103,28 @@ def test_chunks_of_a_prompt_follow_one_another_through_the_stages() -> None:
     assert served([STAGE_NS] * 4, [5 * BUDGET], [1]).end_ns == 8 * STAGE_NS
 
 
+def test_who_was_preempted_with_a_token_on_its_way_is_overtaken() -> None:
+    """Three stages of 10 us, steps of 32 tokens, six blocks of 16, worked by hand (vLLM 0.32, waiting loop).
+
+    A fills the first step, B and a token of C the second, the rest of C the third; each holds two blocks. At 30 us A is
+    back, needs a third block, and preempts C, whose third step is under way until 50 us. At 40 us B is back, with a
+    place left; C stands first in the queue, but its token is not there: D, for which the free block is enough, goes
+    before it. C needs three blocks, and comes when B is over.
+    """
+    workload = Workload(
+        name="by hand",
+        arrival_us=np.zeros(4, dtype=np.int64),
+        prompt_tokens=np.array([32, 31, 32, 16], dtype=np.int32),
+        output_tokens=np.array([10, 7, 5, 1], dtype=np.int32),
+    )
+    steps_of_32 = limits(3)._replace(max_num_batched_tokens=32)
+    found = simulate(workload, steps_of_32, staged([STAGE_NS] * 3), 7).requests
+    assert found.scheduled_ns.tolist() == [0, 10_000, 10_000, 40_000]
+    assert found.preemptions.tolist() == [0, 0, 1, 0]
+    assert found.finish_ns[3] == 70_000
+    assert found.finish_ns[2] == found.finish_ns.max()
+
+
 def pipelined(seed: int, stages: int) -> History:
     history = random_history(seed)
     tables = staged(list(range(1, stages + 1)), history.tables)
