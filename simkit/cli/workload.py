@@ -105,7 +105,7 @@ def _format(name: str | None, columns: str | None, time_unit: str | None) -> "Fo
     from simkit.workloads.own_columns import own_format
 
     # a trace has to be named for the section to be whole; which one makes no difference to its format
-    section = {"trace": "trace.csv", "format": name}
+    section: dict[str, object] = {"trace": "trace.csv", "format": name}
     section |= {key.removeprefix("workload."): value for key, value in options.own_columns(columns, time_unit)}
     source = read_workload_source(section)
     return name if source.columns is None else own_format(source.columns, source.time_unit)
