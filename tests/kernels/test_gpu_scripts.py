@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -193,6 +193,41 @@ def test_the_report_has_a_line_a_point_and_a_check() -> None:
     assert record["points"][0]["verdict"] == "met, torch met"
     assert [check["passed"] for check in record["checks"]] == [True, False]
     assert record["checks"][1]["error"] is None, "JSON has no NaN"
+
+
+def test_a_ceiling_that_cannot_be_measured_leaves_its_fractions_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ceilings
+
+    def rates() -> Iterator[tuple[str, Callable[[], float]]]:
+        def broken() -> float:
+            raise RuntimeError("no kernel image")
+
+        yield "read, one way", broken
+        yield "copy, one way", lambda: 4e12
+        yield "read, another", lambda: 3e12
+        raise MemoryError
+
+    monkeypatch.setattr(ceilings, "stream_rates", rates)
+    monkeypatch.setattr(ceilings, "product_rates", lambda: iter(()))
+    found = ceilings.measure()
+    assert (found.read_bytes_per_s, found.copy_bytes_per_s) == (3e12, 4e12)
+    assert set(found.ways) == {"copy, one way", "read, another"}
+    chunk = Result(prefill(1, 8192, 0, 0.55, 0.65), timed(1000.0), {"SDPA cuDNN": timed(1000.0)})
+    assert verdict(chunk, found) == "unknown, torch met"
+    record = json.dumps(as_json(MACHINE, found, [], [chunk], []), allow_nan=False)
+    assert json.loads(record)["points"][0]["fraction"] is None
+    assert "| unknown, torch met |" in as_markdown(MACHINE, found, [], [chunk], [])
+
+
+def test_a_driver_tool_that_hangs_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    import machine
+
+    def hangs(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("nvidia-smi", 30)
+
+    monkeypatch.setattr(machine.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(machine.subprocess, "run", hangs)
+    assert machine.telemetry() == {}
 
 
 def test_percentiles_are_samples() -> None:

@@ -123,6 +123,39 @@ def test_loads_share_the_time_that_is_left(script: ModuleType) -> None:
     assert script.share_s(39.0, 1, 75.0) is None
 
 
+def test_a_load_that_fails_is_named_and_the_next_one_served(
+    script: ModuleType, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = script.Plan(
+        max_model_len=256, max_num_seqs=8, bursts=(1, 6), rounds=2, run_s=1.0, most_requests=10,
+        prompt_median=30, output_median=8,
+    )  # fmt: skip
+    serve = script.at_load
+
+    def fails_first(bench: Bench, plan: object, load: float, *more: object) -> dict[str, object]:
+        if load == 0.5:
+            raise RuntimeError("CUDA error: misaligned address")
+        return serve(bench, plan, load, *more)
+
+    def no_memory(*_: object) -> dict[str, object]:
+        raise MemoryError
+
+    monkeypatch.setattr(script, "LEAST_S", 0.5)
+    monkeypatch.setattr(script, "answers_agree", no_memory)
+    monkeypatch.setattr(script, "offline", no_memory)
+    monkeypatch.setattr(script, "build", lambda plan: bench)
+    monkeypatch.setattr(script, "at_load", fails_first)
+    found: dict[str, object] = {"machine": {"device": "none"}}
+    logs, out = tmp_path / "logs", tmp_path / "out"
+    logs.mkdir()
+    out.mkdir()
+    assert script.measure(plan, found, out, logs) is False
+    assert found["requests with the same answer"] == found["offline"] == "MemoryError: "
+    assert found["load 0.5"] == "RuntimeError: CUDA error: misaligned address"
+    assert found["load 0.8"]["requests"] > 0
+    assert "## Load 0.5: RuntimeError: CUDA error" in (out / "testbed.md").read_text()
+
+
 def test_a_run_that_is_cut_short_leaves_what_it_has(
     script: ModuleType, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
