@@ -19,7 +19,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -54,6 +55,7 @@ SHIFTS = 3  # of a repeat
 SENTINEL_STEPS = 15
 DRAWS = 25  # of how steps scatter
 PRIORITY = -20  # nice
+AUTOGROUP = Path("/proc/self/autogroup")
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,14 @@ def main() -> int:
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
+    with first_in_line() as priority:
+        print(priority)
+        return run(asked)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Both ways of scheduling; the exit code."""
     began = time.perf_counter()
-    print(first_in_line())
     size = QUICK if asked.quick else FULL
     ways = {"one step at a time": (False, size)}
     if asked.clock != "processor":
@@ -103,17 +111,29 @@ def main() -> int:
     return 0 if met or asked.quick else 1
 
 
-def first_in_line() -> str:
-    """Run before other processes that want the same cores, where that is allowed; what came of it, in words.
+@contextmanager
+def first_in_line() -> Iterator[str]:
+    """Run before other processes that want the same cores, where that is allowed; yields what came of it, in words.
 
     A core that is shared makes some steps twice to four times as long, for seconds at a time, which no calibration
-    foretells; what is left then is the others' use of memory and caches.
+    foretells; what is left then is the others' use of memory and caches. Linux divides a core between sessions first
+    (sched(7), autogroup), so the session is put first as well until this is over.
     """
     try:
         os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)  # threads that are made later inherit it
     except (AttributeError, OSError):
-        return "priority as any other process's, for want of permission: times hang on what else runs here"
-    return f"priority {PRIORITY}: before other processes"
+        yield "priority as any other process's, for want of permission: times hang on what else runs here"
+        return
+    before = 0
+    with suppress(OSError, ValueError):
+        before = int(AUTOGROUP.read_text().split()[-1])
+    with suppress(OSError):
+        AUTOGROUP.write_text(str(PRIORITY))
+    try:
+        yield f"priority {PRIORITY}: before other processes"
+    finally:
+        with suppress(OSError):
+            AUTOGROUP.write_text(str(before))
 
 
 def build(size: Size, threads: int, clock: str, overlap: bool) -> Bench:
