@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import numpy as np
 
 from simkit.calibrate.emitted_points import Step
@@ -116,10 +118,14 @@ def chosen_steps(steps: Sequence[Step], count: int, seed: int) -> list[Step]:
 
 
 def composed_steps(profile: OperatorProfile, scope: Scope, steps: Sequence[Step]) -> tuple[list[float], list[float]]:
-    """Predicted and measured ns of whole steps of a real decoder of a few layers, each at its own size."""
+    """Predicted and measured ns of whole steps of a real decoder of a few layers, each at its own size.
+
+    Where one fails (memory, a kernel), those before it are what there is.
+    """
     import torch
 
     from simkit.kernels.cold_timing import GraphTimer
+    from simkit.kernels.jit import KernelError
     from simkit.kernels.random_decoder import new_cache, random_decoder, run_step
     from simkit.kernels.step_batch import Share, step_batch
 
@@ -144,10 +150,15 @@ def composed_steps(profile: OperatorProfile, scope: Scope, steps: Sequence[Step]
             )
             for share in step
         ]
-        batch = step_batch(shares, PAGE_TOKENS, torch.device("cuda"))
-        timer = GraphTimer([lambda batch=batch: run_step(decoder, caches, batch).argmax(dim=-1)])  # type: ignore[misc]
-        measured.append(1e3 * float(np.median([timer.sample_us() for _ in range(SAMPLES)])))
+        try:
+            batch = step_batch(shares, PAGE_TOKENS, torch.device("cuda"))
+            timer = GraphTimer([lambda batch=batch: run_step(decoder, caches, batch).argmax(dim=-1)])  # type: ignore[misc]
+            took_ns = 1e3 * float(np.median([timer.sample_us() for _ in range(SAMPLES)]))
+        except (RuntimeError, ValueError, KernelError) as error:
+            print(f"composed step {len(measured) + 1}: {' '.join(str(error).split())[:200]}", flush=True)
+            break
         predicted.append(composer.ns(step))
+        measured.append(took_ns)
     return predicted, measured
 
 
@@ -211,7 +222,11 @@ def run(out: Path, models: list[str], budget_s: float, seed: int) -> list[Aim]:
     write_report(out, outcome.profile, ([], []), time.monotonic() - started)
     if outcome.measurement.interrupted:
         raise KeyboardInterrupt
-    pairs = composed_steps(outcome.profile, scope, chosen_steps(steps, COMPOSED_STEPS, seed))
+    try:
+        pairs = composed_steps(outcome.profile, scope, chosen_steps(steps, COMPOSED_STEPS, seed))
+    except Exception as error:  # a decoder that does not fit, or whatever torch may raise: the profile is written
+        print(f"composed steps: {type(error).__name__}: {' '.join(str(error).split())[:200]}", flush=True)
+        pairs = ([], [])
     aims = write_report(out, outcome.profile, pairs, time.monotonic() - started)
     print((out / "report.md").read_text(encoding="utf-8"))
     return aims

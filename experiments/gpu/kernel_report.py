@@ -73,7 +73,7 @@ def verdict(result: Result, ceilings: Ceilings) -> str:
     words = []
     if point.aim is not None:
         reached = fraction(point, result.ours, ceilings)
-        words.append("met" if reached >= point.aim else "MISSED")
+        words.append("unknown" if math.isnan(reached) else "met" if reached >= point.aim else "MISSED")
         if point.stretch is not None and reached >= point.stretch:
             words[-1] = "met, stretch too"
     best = best_of_torch(result)
@@ -94,16 +94,20 @@ def as_json(
     return {
         "format": "simkit.kernels/1",
         "machine": dict(machine),
-        "ceilings": ceilings._asdict(),
+        "ceilings": {name: finite(value) for name, value in ceilings._asdict().items()},
         "checks": [_check_row(check) for check in checks],
         "points": [_row(result, ceilings) for result in results],
         "left_out": list(left_out),
     }
 
 
+def finite(value: object) -> object:
+    """None for a number that is none, for which JSON has no word."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _check_row(check: Check) -> dict[str, object]:
-    error = check.error if math.isfinite(check.error) else None  # which JSON has no word for
-    return check._asdict() | {"error": error, "passed": check.passed}
+    return check._asdict() | {"error": finite(check.error), "passed": check.passed}
 
 
 def _row(result: Result, ceilings: Ceilings) -> dict[str, object]:
@@ -115,7 +119,7 @@ def _row(result: Result, ceilings: Ceilings) -> dict[str, object]:
         "ceiling": point.ceiling,
         **work(point)._asdict(),
         "ours": ours._asdict() if ours else None,
-        "fraction": fraction(point, ours, ceilings) if ours else None,
+        "fraction": finite(fraction(point, ours, ceilings)) if ours else None,
         "aim": point.aim,
         "stretch": point.stretch,
         "torch": torch,

@@ -28,7 +28,7 @@ def describe() -> dict[str, object]:
         "compute capability": f"{properties.major}.{properties.minor}",
         "processors": properties.multi_processor_count,
         "memory": f"{properties.total_memory / 2**30:.1f} GiB",
-        "L2 cache": f"{properties.L2_cache_size / 2**20:.0f} MiB",
+        "L2 cache": f"{getattr(properties, 'L2_cache_size', 0) / 2**20:.0f} MiB",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -39,12 +39,15 @@ def describe() -> dict[str, object]:
 
 
 def telemetry() -> dict[str, object]:
-    """Driver, clocks, power and temperature as nvidia-smi sees them now; nothing where it is not there."""
+    """Driver, clocks, power and temperature as nvidia-smi sees them now; nothing where it is not there or hangs."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return {}
     command = [tool, f"--query-gpu={','.join(QUERIES)}", "--format=csv,noheader", "--id=0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
     if done.returncode:
         return {}
     return dict(zip(QUERIES, (value.strip() for value in done.stdout.split(",")), strict=False))

@@ -111,8 +111,8 @@ def measure(plan: Plan, found: dict[str, object], out: Path, logs: Path) -> bool
 
     try:
         same = answers_agree(found)
-    except InputError as error:  # the loads are worth having all the same
-        found["requests with the same answer"], same = str(error), False
+    except Exception as error:  # the loads are worth having all the same
+        found["requests with the same answer"], same = told(error), False
     done("answers")
     bench = build(plan)
     warm_up()
@@ -123,7 +123,10 @@ def measure(plan: Plan, found: dict[str, object], out: Path, logs: Path) -> bool
     done("ready")
     knee = knee_per_s(bench.limits, bench.executor.num_blocks, tables["knotted"], plan)
     found["knee_requests_per_s"] = knee
-    found["offline"] = offline(bench, plan)
+    try:
+        found["offline"] = offline(bench, plan)
+    except Exception as error:
+        found["offline"] = told(error)
     done("offline")
     for number, load in enumerate(LOADS):
         left_s = BUDGET_S - (time.perf_counter() - began)
@@ -131,9 +134,19 @@ def measure(plan: Plan, found: dict[str, object], out: Path, logs: Path) -> bool
         if run_s is None:
             found[f"load {load}"] = f"left out: {left_s:.0f} s were left"
             continue
-        found[f"load {load}"] = at_load(bench, replace(plan, run_s=run_s), load, knee, tables, out, logs)
+        try:
+            found[f"load {load}"] = at_load(bench, replace(plan, run_s=run_s), load, knee, tables, out, logs)
+        except Exception as error:  # its log is kept, and the next load may go better
+            found[f"load {load}"] = told(error)
         done(f"load {load}")
     return same
+
+
+def told(error: Exception) -> str:
+    """What ended a part of the run, on one line."""
+    return (
+        str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    )
 
 
 def share_s(left_s: float, loads: int, most_s: float) -> float | None:

@@ -176,7 +176,7 @@ def measured_beside_predicted(bench: Bench, size: Size, folder: Path, until_s: f
     """Everything for one way of scheduling, printed and written; what goes into numbers.json."""
     attempts = measure(bench, size, folder, until_s)
     kept, median = counted(attempts), median_s(attempts)
-    facts = [attempt_facts(attempt, attempt in kept, median) for attempt in attempts]
+    facts = [attempt_facts(attempt, any(attempt is one for one in kept), median) for attempt in attempts]
     for each in facts:
         print(attempt_line(each))
     disturbed = sum(off(attempt, median) > MOST_OFF for attempt in kept)
@@ -186,11 +186,11 @@ def measured_beside_predicted(bench: Bench, size: Size, folder: Path, until_s: f
     for name, value in profile_rows(found.profile):
         print(f"whole-step model, {name}: {value}")
     print(f"knotted model, which predicts: {json.dumps(found.model.as_json())}")
-    steps = [replayed(attempt.run, found) for attempt in attempts]
+    steps = {id(attempt): replayed(attempt.run, found) for attempt in attempts}
     print(f"replay: all {sum(len(each.run.steps) for each in attempts):,} steps of {len(attempts)} logs planned alike")
     drawn = [draws_of(attempt, found) for attempt in kept]
     beside = [
-        compare_runs(attempt.run.result, draws[0], steps[attempts.index(attempt)])
+        compare_runs(attempt.run.result, draws[0], steps[id(attempt)])
         for attempt, draws in zip(kept, drawn, strict=True)
     ]
     show_steps(beside)
