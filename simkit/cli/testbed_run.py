@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from simkit.metrics.comparison import Comparison
     from simkit.models.steptables import StepTables
     from simkit.testbed.bench import Bench
-    from simkit.testbed.knotted_step import F64
+    from simkit.testbed.knotted_step import F64, KnottedStep
     from simkit.testbed.measured import MeasuredRun
     from simkit.testbed.replay import Replay
     from simkit.workloads.workload import Workload
@@ -40,6 +40,7 @@ class _Prediction:
     tables: "StepTables"
     source: str
     factors: "tuple[F64, ...]" = ()  # how steps scattered around the tables, where that was seen
+    model: "KnottedStep | None" = None  # which the tables were made of, where that is so
 
 
 def serve(config: TestbedConfig, source: str, logs: list[Path], folder: Path | None, scratch: Path, json: bool) -> None:
@@ -106,7 +107,7 @@ def _predict(
     (folder / "step_model.json").write_text(to_json(found.model.as_json()) + "\n", encoding="utf-8")
     said = "calibrated just now with the same executor" if source == "calibration" else "a fit of earlier logs"
     steps = sum(part.steps for part in found.profile.sources)
-    return _Prediction(found.tables, f"{said}, {steps:,} steps, scattered as these were", found.factors)
+    return _Prediction(found.tables, f"{said}, {steps:,} steps, scattered as these were", found.factors, found.model)
 
 
 def _by_profile(config: TestbedConfig, bench: "Bench") -> _Prediction:
@@ -138,15 +139,17 @@ def _finish(
 ) -> None:
     """Compare with the prediction, print and write it."""
     from simkit.metrics.comparison import compare_runs
+    from simkit.testbed.knotted_step import with_drafts
     from simkit.testbed.replay import predicted, replay
     from simkit.testbed.spread import predicted_with_spread
 
-    again = replay(run, prediction.tables)
+    as_told = run if prediction.model is None else with_drafts(prediction.model, run)
+    again = replay(as_told, prediction.tables)
     assert again.steps is not None
     if prediction.factors:
-        told = predicted_with_spread(run, prediction.tables, prediction.factors, config.seed)
+        told = predicted_with_spread(as_told, prediction.tables, prediction.factors, config.seed)
     else:
-        told = predicted(run, prediction.tables)
+        told = predicted(as_told, prediction.tables)
     comparison = compare_runs(run.result, told, again.steps)
     tree = _tree(config, run, prediction, again, comparison)
     if json:

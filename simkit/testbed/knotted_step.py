@@ -1,16 +1,19 @@
 """The testbed's own step-time model: the cost of a token is no straight line, and decodes read what chunks compute.
 
     device = f(tokens) + request * decodes + context * sum of their contexts + chunk * chunks + pair * pairs of chunks
+             + draft, where drafts are checked
 
 f is piecewise linear over knots at the sizes that steps come in, no part of it falling; the rest is `WholeStep`'s, with
 decodes, which read their context, apart from chunks, which compute over it. A chunk's own constant also holds what a
-step that is not replayed as a graph takes longer. Fitted as `step_fit` does it, to steps of the same executor. The
-whole-step model of profiles gives a token of a decode's context and a pair of a prompt one coefficient; on a CPU the
-former, a read, takes many times the latter, a product.
+step that is not replayed as a graph takes longer. A draft proposes one token after the other in passes of its own, most
+of whose time no batch shares: a constant of the step, which fitted as part of a request would be too little in small
+batches. Fitted as `step_fit` does it, to steps of the same executor. The whole-step model of profiles gives a token of
+a decode's context and a pair of a prompt one coefficient; on a CPU the former, a read, takes many times the latter, a
+product.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from simkit.calibrate.step_features import step_features, step_of_share
 from simkit.calibrate.step_fit import relative_fit
 from simkit.calibrate.step_log import StepLog, read_step_log
 from simkit.models.steptables import StepTables, grid_values
+from simkit.testbed.measured import MeasuredRun
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -39,6 +43,7 @@ class KnottedStep:
     context_s: float
     chunk_s: float
     pair_s: float
+    draft_s: float
     host_step_s: float
     host_request_s: float
 
@@ -53,9 +58,9 @@ class KnottedStep:
         return beyond
 
     def device_s(self, features: F64) -> F64:
-        """f64[n] s of f64[n, 5] rows of `knotted_features`."""
-        rest = np.array([self.decode_s, self.context_s, self.chunk_s, self.pair_s])
-        seconds: F64 = self.linear_s(features[:, 0]) + features[:, 1:5] @ rest
+        """f64[n] s of rows of `knotted_features`."""
+        rest = np.array([self.decode_s, self.context_s, self.chunk_s, self.pair_s, self.draft_s])
+        seconds: F64 = self.linear_s(features[:, 0]) + features[:, 1:6] @ rest
         return seconds
 
     def as_json(self) -> dict[str, object]:
@@ -67,9 +72,9 @@ def fit_knotted(paths: Sequence[Path]) -> KnottedStep:
     """The model of the executor that wrote these logs; InputError for a bad log."""
     logs = [read_step_log(path) for path in paths]
     features = np.concatenate([knotted_features(log) for log in logs])
-    tokens, device = features[:, 0], features[:, 5]
+    tokens, device = features[:, 0], features[:, 6]
     knots = _knots(tokens)
-    columns = np.column_stack([_ramps(tokens, knots), features[:, 1:5]])
+    columns = np.column_stack([_ramps(tokens, knots), features[:, 1:6]])
     found = relative_fit(columns, device)
     timed = [step_features(log) for log in logs]
     host = np.concatenate([each.host_s for each in timed])
@@ -84,13 +89,15 @@ def fit_knotted(paths: Sequence[Path]) -> KnottedStep:
 def factors_of(model: KnottedStep, paths: Sequence[Path]) -> tuple[F64, ...]:
     """Of each log, f64[steps] how many times as long as the model says its steps took; InputError for a bad log."""
     each = [knotted_features(read_step_log(path)) for path in paths]
-    return tuple(features[:, 5] / model.device_s(features) for features in each)
+    return tuple(features[:, 6] / model.device_s(features) for features in each)
 
 
 def knotted_tables(
     model: KnottedStep, max_num_batched_tokens: int, max_num_seqs: int, max_model_len: int, kv_tokens: int
 ) -> StepTables:
-    """The model as the engine's tables, in ns; arguments as of `whole_step_tables`."""
+    """The model as the engine's tables, in ns; arguments as of `whole_step_tables`. What drafts cost is no table's:
+    see `with_drafts`.
+    """
     tokens = np.arange(max_num_batched_tokens + 1, dtype=np.float64)
     rows = np.arange(max_num_seqs + 1, dtype=np.float64)
     batch = grid_values(max_num_seqs).astype(np.float64)[:, None]
@@ -109,8 +116,13 @@ def knotted_tables(
     )
 
 
+def with_drafts(model: KnottedStep, run: MeasuredRun) -> MeasuredRun:
+    """The run as the model predicts it: what drafts cost is the model's, whatever the settings say."""
+    return replace(run, limits=run.limits._replace(draft_ns=round(1e9 * model.draft_s), draft_request_ns=0))
+
+
 def knotted_features(log: StepLog) -> F64:
-    """f64[steps, 6]: tokens, decodes, sum of their contexts, chunks, pairs of these, device seconds.
+    """f64[steps, 7]: tokens, decodes, sum of their contexts, chunks, pairs of these, 1 with drafts, device seconds.
 
     A request beyond its prompt is a decode, also where it checks drafts; without a line for it, one of a single token.
     """
@@ -129,10 +141,11 @@ def knotted_features(log: StepLog) -> F64:
         total(np.where(decode, before + new, 0.0)),
         total((~decode).astype(np.float64)),
         total(np.where(decode, 0.0, new * before + new * (new + 1.0) / 2.0)),
+        np.minimum(total((decode & (log.share_tokens > 1)).astype(np.float64)), 1.0),
         log.device_s,
     ]
     every = np.column_stack(columns)
-    kept: F64 = every[(every[:, 0] > 0) & (every[:, 5] > 0)]
+    kept: F64 = every[(every[:, 0] > 0) & (every[:, 6] > 0)]
     return kept
 
 

@@ -1,6 +1,7 @@
 """The knotted model finds the law that made a log, and its tables say the same."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,3 +67,40 @@ def test_the_tables_say_the_same(fitted: KnottedStep) -> None:
 
 def test_time_never_falls_with_tokens(fitted: KnottedStep) -> None:
     assert (np.diff(knotted_tables(fitted, 2048, 256, 4096, 1 << 20).linear_ns[1:]) >= -1e-6).all()
+
+
+def test_what_a_step_with_drafts_costs_besides_is_no_cost_of_a_request(tmp_path: Path) -> None:
+    """Proposing takes 20 ms however many requests get drafts; a cost by request says too little of small batches."""
+    rng = np.random.default_rng(1)
+    lines: list[dict[str, object]] = [
+        {"kind": "header", "format": "simkit-measured-run-1", "engine": "made", "device": "made", "block_size": 16,
+         "num_gpu_blocks": 100, "max_num_batched_tokens": 256, "max_num_seqs": 16},
+        *({"kind": "request", "id": f"d{i}", "arrival": 0.0, "prompt_tokens": 10, "output_tokens": 500,
+           "token_times": [], "end": None} for i in range(16)),
+        {"kind": "request", "id": "c", "arrival": 0.0, "prompt_tokens": 1000, "output_tokens": 1, "token_times": [],
+         "end": None},
+    ]  # fmt: skip
+    now = 0.0
+    for step in range(400):
+        checking = int(rng.integers(2, 17)) if step % 2 else 0  # never one alone
+        ending = (
+            int(rng.integers(0, 3)) if checking < 14 else 0
+        )  # of whose answer one token is left: nothing to propose
+        batch = [[f"d{i}", 4, int(rng.integers(20, 400))] for i in range(checking)]
+        batch += [[f"d{i}", 1, int(rng.integers(20, 400))] for i in range(checking, checking + ending)]
+        chunk = int(rng.integers(16, 180)) if step % 3 == 0 or not batch else 0
+        batch += [["c", chunk, 0]] if chunk else []
+        tokens = 4 * checking + ending + chunk
+        device = 0.015 + 3e-4 * tokens + 0.002 * (checking + ending) + (0.020 if checking else 0.0)
+        times = [now, now + 1e-4, now + 1e-4 + device, now + 2e-4 + device]
+        names = ("schedule_start", "schedule_end", "update_start", "update_end")
+        lines.append({"kind": "step", **dict(zip(names, times, strict=True)), "batch": batch})
+        now = times[-1]
+    path = tmp_path / "drafts.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = fit_knotted([path])
+    assert found.draft_s == pytest.approx(0.020, rel=0.02)
+    assert found.decode_s == pytest.approx(0.002, rel=0.05)
+    # one alone, which was never seen: tokens, decodes, context, chunks, pairs, drafts
+    alone = np.array([[4.0, 1.0, 100.0, 0.0, 0.0, 1.0]])
+    assert found.device_s(alone)[0] == pytest.approx(0.015 + 4 * 3e-4 + 0.002 + 0.020, rel=0.02)

@@ -1,6 +1,6 @@
 """Where a step takes exactly what the tables say, prediction and measurement are the same run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,13 +10,14 @@ import pytest
 pytest.importorskip("torch", reason="the testbed runs torch; install the extra gpu, or its CPU build")
 
 from simkit.engine.settings import EngineSettings
-from simkit.engine.state import I64, Limits
+from simkit.engine.state import I64, Limits, Replica
 from simkit.metrics.comparison import DECODE, MIXED, PREFILL, StepTimes, compare_runs, step_errors
 from simkit.models.steptables import constant_tables, scaled
 from simkit.report.side_by_side import comparison_page, comparison_tables
 from simkit.testbed.drafting import Drafting
 from simkit.testbed.executor import Finished, Identity
-from simkit.testbed.inputs import StepInputs
+from simkit.testbed.inputs import Span, StepInputs
+from simkit.testbed.knotted_step import KnottedStep, with_drafts
 from simkit.testbed.measured import MeasuredRun, MeasuredStep
 from simkit.testbed.replay import predicted, replay, step_times
 from simkit.testbed.serving import serve_measured
@@ -138,6 +139,25 @@ def test_both_clocks_give_the_same_run(busy: Workload, drafts: int, discipline: 
     assert (again.identical, again.difference) == (len(run.steps), "")
     assert again.steps is not None
     assert np.array_equal(again.steps.device_ns, again.steps.expected_device_ns)
+
+
+def test_a_drafts_constant_is_the_models_not_the_settings(busy: Workload) -> None:
+    """Where proposing takes 2 ms a step, and the settings say 7, the model's 2 give the same run on both clocks."""
+    machine = Machine()
+
+    class Slow(Drafting):
+        def propose(self, replica: Replica, spans: Sequence[Span], known: Sequence[I64]) -> None:
+            machine.time_ns += 2_000_000 if any(span.samples > 1 for span in spans) else 0
+            super().propose(replica, spans, known)
+
+    rules = limits(speculative_tokens=3, acceptance=0.6, draft_step_ms=7.0, draft_request_ms=1.0)
+    run = serve_measured(busy, machine, rules, clock=machine.start, drafting=Slow(Instant()))
+    nothing = np.zeros(1)
+    model = KnottedStep(np.ones(1, dtype=np.int64), nothing, 0.0, 0.0, 0.0, 0.0, 0.002, 0.0, 0.0)
+    told = predicted(with_drafts(model, run), TABLES)
+    assert np.array_equal(run.result.requests.finish_ns, told.requests.finish_ns)
+    assert np.array_equal(run.result.requests.first_token_ns, told.requests.first_token_ns)
+    assert predicted(run, TABLES).end_ns > told.end_ns
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
