@@ -121,8 +121,8 @@ _PCIE: dict[CollectiveFamily, Collective] = {
 # Assumed: 4 to 6 us is the usual range of cudaLaunchKernel plus framework dispatch after compilation.
 LAUNCH_NS = 5_000.0
 # The same with `enforce_eager`, where nothing is compiled: Python's modules, custom operators and checks as well. From
-# decodes of one request in vLLM: 10.0 ms a token of Qwen3-0.6B (pytorch/torchtitan pull request 2373: 199 ms for 20), and
-# 22 to 23 of Qwen2.5-7B on A800 (vllm-project/vllm-omni issue 7960, vLLM 0.29; 13 with graphs), whose hosts take
+# decodes of one request in vLLM: 10.0 ms a token of Qwen3-0.6B (pytorch/torchtitan pull request 2373: 199 ms for 20),
+# and 22 to 23 of Qwen2.5-7B on A800 (vllm-project/vllm-omni issue 7960, vLLM 0.29; 13 with graphs), whose hosts take
 # `old_host_factor` longer. Of 338 and 282 operators as counted here each took 30 and 45 us; this is their middle.
 EAGER_LAUNCH_NS = 38_000.0
 
