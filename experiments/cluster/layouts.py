@@ -5,9 +5,9 @@ python experiments/cluster/layouts.py
 
 import numpy as np
 
-from simkit.cluster.fleet import named_router, serve_fleet
-from simkit.cluster.lockstep import serve_lockstep
-from simkit.cluster.roster import Member
+from simkit.cluster.fleet import serve_fleet
+from simkit.cluster.serve import serve_cluster
+from simkit.cluster.settings import Cluster, Pool
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.engine.settings import EngineSettings
 from simkit.engine.simulate import simulate
@@ -56,9 +56,8 @@ def experts() -> None:
         spec = resolve(Deployment(model="deepseek-v3", device="h200", layout=layout, engine=engine))
         held = spec.num_blocks * spec.limits.block_size * layout.data
         print(f"| {name} | {held:,} | {_decode_ms(spec, 256 // layout.data):.1f} |", end="")
-        _, router, _ = named_router("data_parallel", 0)
-        members = [Member(spec)] * layout.data
-        print(f" {latencies(serve_lockstep(workload, members, 'data_parallel', router).requests)} |", end="")
+        cluster = Cluster(pools=(Pool(data_parallel=layout.data),), router="data_parallel")
+        print(f" {latencies(serve_cluster(workload, cluster, lambda _, spec=spec: spec).requests)} |", end="")
         alone = serve_fleet(workload, [spec] * layout.data, "data_parallel").requests
         print(f" {latencies(alone)} |", flush=True)
 

@@ -42,7 +42,7 @@ class Autoscaling(BaseModel):
 
 
 def autoscaling_process(spec: Autoscaling, member: Member, startup: Startup) -> Callable[[House], None]:
-    """The process that scales a pool; new replicas are like `member`."""
+    """The process that scales a pool; new replicas are like `member`, as many at a time as share experts."""
 
     def begin(house: House) -> None:
         house.clock.process(Autoscaler(spec, member, startup, house).run())
@@ -55,8 +55,8 @@ class Autoscaler:
 
     def __init__(self, spec: Autoscaling, member: Member, startup: Startup, house: House) -> None:
         self._spec = spec
-        self._member = member
-        self._startup = startup
+        self._group = [member] * member.engines
+        self._cold_ns = startup.cold_ns(member.spec)
         self._house = house
         self._rule = rule_of(spec.rule)
         self._asked: deque[tuple[int, int]] = deque()  # (ns, replicas) that recent looks asked for
@@ -69,7 +69,7 @@ class Autoscaler:
         """Look at intervals, as long as the fleet has something to do."""
         spec, roster = self._spec, self._house.roster
         for _ in range(spec.warm):
-            roster.hold_warm(self._member, self._startup.cold_ns(self._member.spec))
+            roster.hold_warm(self._group, self._cold_ns)
         hopeless = 0
         while not self._house.door.done and hopeless < MOST_HOPELESS_LOOKS:
             yield self._house.clock.timeout(round(spec.interval_s * 1e9))
@@ -99,12 +99,13 @@ class Autoscaler:
         self._met += rule.met((first - door.arrived_ns[request]) / 1e9, tpot_s)
 
     def _lives(self, *states: State) -> list[Life]:
-        return [
-            life for life in self._house.roster.lives if life.state in states and life.member.pool == self._spec.pool
-        ]
+        """The first of each group."""
+        lives, pool = self._house.roster.lives, self._spec.pool
+        return [life for life in lives if life.state in states and life.member.pool == pool and life is life.group[0]]
 
     def _look(self) -> Signals:
-        serving = self._lives(State.SERVING)
+        groups = self._lives(State.SERVING)
+        serving = [life for group in groups for life in group.group]
         interval_ns = round(self._spec.interval_s * 1e9)
         busy = 0.0
         waiting = 0
@@ -118,7 +119,7 @@ class Autoscaler:
         attainment = self._met / self._answered if self._answered else None
         signals = Signals(
             now_s=self._house.clock.now / 1e9,
-            replicas=len(serving),
+            replicas=len(groups),
             starting=len([life for life in self._lives(State.STARTING) if not life.warming]),
             queue=self._house.door.waiting(self._spec.pool),
             outstanding=sum(life.station.booked for life in serving if life.station is not None),
@@ -150,13 +151,13 @@ class Autoscaler:
 
     def _add(self) -> None:
         """A warm replica, which another replaces, or a cold one."""
-        roster, cold_ns = self._house.roster, self._startup.cold_ns(self._member.spec)
+        roster = self._house.roster
         warm = self._lives(State.WARM)
         if warm:
             roster.activate(warm[0], round(self._spec.warm_ready_s * 1e9))
-            roster.hold_warm(self._member, cold_ns)
+            roster.hold_warm(self._group, self._cold_ns)
         else:
-            roster.start(self._member, cold_ns)
+            roster.start(self._group, self._cold_ns)
 
     def _take_away(self) -> None:
         """First what is not ready yet, then who has least to do, the latest to come."""
@@ -166,5 +167,9 @@ class Autoscaler:
             return
         serving = self._lives(State.SERVING)
         if serving:
-            least = min(serving, key=lambda life: (life.station.booked if life.station else 0, -life.number))
-            self._house.roster.drain(least)
+            self._house.roster.drain(min(serving, key=lambda life: (_booked(life), -life.number)))
+
+
+def _booked(life: Life) -> int:
+    """Jobs that a group has."""
+    return sum(each.station.booked for each in life.group if each.station is not None)

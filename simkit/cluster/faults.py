@@ -166,38 +166,42 @@ class Breakage:
         if self._house.door.done:
             return
         hit = [life for life in self._house.roster.lives if life.state is not State.GONE and fault.hits(life)]
-        before = [State.WARM if life.warming else life.state for life in hit]
+        # who shares experts goes down, is cut off and restarts together: once for all of them
+        groups = list(dict.fromkeys(life.group[0] for life in hit))
+        before = [State.WARM if life.warming else life.state for life in groups]
         if fault.kind == "update":
-            self._house.clock.process(self._update(hit, fault))
+            self._house.clock.process(self._update(groups, fault))
             return
         # all are hit at once: whoever is lost must not be sent on to one that goes down at the same moment
         lost: list[Job] = []
+        if fault.kind in ("crash", "node_down"):
+            for life in groups:
+                lost += self._dropped(self._house.roster.crash(life))
+            for life, state in zip(groups, before, strict=True):
+                self._bring_back(life, state, fault)
+        elif fault.kind == "cut_off":
+            for life in groups:
+                lost += self._cut_off(life, fault)
         for life in hit:
-            if fault.kind in ("crash", "node_down"):
-                lost += self._crash(life)
-            elif fault.kind == "slow":
+            if fault.kind == "slow":
                 self._slow(life, fault)
             elif fault.kind == "link_down":
                 lost += self._link_down(life, fault)
-            else:
-                lost += self._cut_off(life, fault)
-        if fault.kind in ("crash", "node_down"):
-            for life, state in zip(hit, before, strict=True):
-                self._bring_back(life, state, fault)
         if fault.kind != "slow":
             self._house.door.lost(lost)
 
-    def _crash(self, life: Life) -> list[Job]:
-        """Gone with its requests, which are returned, and its cache."""
-        return self._house.door.dropped(life, self._house.roster.crash(life))
+    def _dropped(self, gone: list[tuple[Life, list[Job]]]) -> list[Job]:
+        """All that are lost with replicas that are gone, or cannot be reached, and the jobs of each."""
+        return [job for life, jobs in gone for job in self._house.door.dropped(life, jobs)]
 
     def _bring_back(self, life: Life, before: State, fault: Fault) -> None:
         """A replica that crashed is what it was `before` after a while; one that was to leave stays away."""
         down_ns, roster = self._down_ns(life, fault), self._house.roster
+        members = [each.member for each in life.group]
         if before is State.WARM:
-            roster.hold_warm(life.member, down_ns, life.number)
+            roster.hold_warm(members, down_ns, life.number)
         elif before is not State.DRAINING:
-            roster.start(life.member, down_ns, life.number)
+            roster.start(members, down_ns, life.number)
 
     def _slow(self, life: Life, fault: Fault) -> None:
         station = life.station
@@ -208,7 +212,7 @@ class Breakage:
 
     def _cut_off(self, life: Life, fault: Fault) -> list[Job]:
         """It cannot be reached; returns the requests that are lost with it."""
-        lost = self._house.door.dropped(life, self._house.roster.cut_off(life))
+        lost = self._dropped(self._house.roster.cut_off(life))
         Alarm(self._house.clock, self._over_ns(fault), lambda: self._house.roster.rejoin(life))
         return lost
 
@@ -239,7 +243,7 @@ class Breakage:
             yield gone
             down_ns = self._down_ns(life, fault)
             if not any(other.number == life.number and other.state is not State.GONE for other in roster.lives):
-                roster.start(life.member, down_ns, life.number)
+                roster.start([each.member for each in life.group], down_ns, life.number)
             yield self._house.clock.timeout(down_ns)
 
     def _down_ns(self, life: Life, fault: Fault) -> int:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from simkit.engine.state import Records, Replica
+from simkit.engine.state import ABORT, NEVER, Records, Replica, records
 
 
 def enlarged(replica: Replica, requests: int) -> Replica:
@@ -18,6 +18,15 @@ def enlarged(replica: Replica, requests: int) -> Replica:
         ledger=_longer(replica.ledger, requests),
         waiting=waiting,
     )
+
+
+def with_more_aborts(replica: Replica) -> Replica:
+    """The same replica with room for twice as many cancellations; those to come have no time yet."""
+    known = len(replica.aborts)
+    longer = records(max(8, 2 * known), ABORT)
+    longer["time_ns"] = NEVER
+    longer[:known] = replica.aborts
+    return replica._replace(aborts=longer)
 
 
 def trimmed(replica: Replica, requests: int) -> Replica:

@@ -185,16 +185,18 @@ class KvStation(Station):
         first = int(asked["first_content"])
         return self._offered.content_ids[first : first + full // self._offered.limits.content_span]
 
-    def _turns(self) -> int:
-        return 1 if self._landed else super()._turns()
+    def turns(self) -> int:
+        """As Station; who has landed is looked at after each."""
+        return 1 if self._landed else super().turns()
 
-    def _run_on(self) -> None:
-        super()._run_on()
-        if self._leaving and not self._late and not self._stopped:
-            self._wake_by(max(int(self._replica.at[NOW]), int(self._clock.now)) + 1)
+    def rests(self) -> None:
+        """As Station."""
+        if self._leaving:
+            self._pace.wake_by(max(int(self._replica.at[NOW]), int(self._clock.now)) + 1)
 
-    def _ran(self) -> None:
-        for job in self._late:
+    def ran(self) -> None:
+        """As Station."""
+        for job in self.late:
             if job in self._claims:
                 self._kept[job] = np.zeros(-(-job.prompt_tokens // self._size), dtype=np.int32)
                 keep(self._replica, job.row, self._kept[job])
@@ -232,7 +234,7 @@ class KvStation(Station):
             self._forget(job)
         else:
             self._leaving.append(job)
-            self._wake_by(max(int(self._replica.at[NOW]), int(self._clock.now)) + 1)
+            self._pace.wake_by(max(int(self._replica.at[NOW]), int(self._clock.now)) + 1)
 
     def _forget(self, job: Job) -> None:
         """Nothing is held, needed or claimed for a job."""

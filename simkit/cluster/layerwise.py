@@ -27,13 +27,15 @@ class ChunkedStation(KvStation):
     def give(self, job: Job) -> None:
         """As KvStation."""
         super().give(job)
-        self._wake_by(int(self._clock.now) + 1)
+        self._pace.wake_by(int(self._clock.now) + 1)
 
-    def _turns(self) -> int:
+    def turns(self) -> int:
+        """As KvStation."""
         return 1
 
-    def _ran(self) -> None:
-        super()._ran()
+    def ran(self) -> None:
+        """As KvStation."""
+        super().ran()
         replica = self._replica
         for row in range(len(replica.batches)):
             batch = replica.batches[row]
@@ -51,7 +53,8 @@ class ChunkedStation(KvStation):
                     )
                 )
 
-    def _run_on(self) -> None:
-        super()._run_on()
-        if not self._late and self.outstanding > 0:
-            self._wake_by(max(int(self._replica.at[NOW]), int(self._clock.now)) + 1)
+    def rests(self) -> None:
+        """As KvStation."""
+        super().rests()
+        if self.outstanding > 0:
+            self._pace.wake_by(max(int(self._replica.at[NOW]), int(self._clock.now)) + 1)

@@ -12,11 +12,12 @@ from simkit.cluster.client import Clients
 from simkit.cluster.door import Door
 from simkit.cluster.kv_flow import KvFlow
 from simkit.cluster.kv_result import prefilled_by, whole_way, without_moved_hits
+from simkit.cluster.lockstep import check_lockstep
 from simkit.cluster.moving import NOTHING_MOVES, Moving, check_moving
 from simkit.cluster.offers import Offers, event_capacity
 from simkit.cluster.resend import LostJobs
 from simkit.cluster.result import FleetResult, LifeSpan, accounts_of, merged_columns, seen_by_clients
-from simkit.cluster.roster import Life, Member, Roster
+from simkit.cluster.roster import Life, Member, Roster, groups_of
 from simkit.cluster.routers import Router
 from simkit.cluster.routers.reported import Reader
 from simkit.cluster.view import FleetView
@@ -76,8 +77,8 @@ def serve_live(
     """
     house, flow = _new_house(workload, members, [*members, *to_come], name, router, rules, rng, moving)
     clock = house.clock
-    for member in members:
-        house.roster.start(member, 0)
+    for group in groups_of(members):
+        house.roster.start(group, 0)
     if isinstance(router, Reader):
         clock.process(_reports(house, router))
     (arrivals or open_arrivals)(house)
@@ -104,6 +105,8 @@ def _new_house(
     moving: Moving,
 ) -> tuple[House, KvFlow | None]:
     """A house that is empty as yet, and the way through it where KV is moved."""
+    for member in everybody:
+        check_lockstep(member.spec)
     clock = simpy.Environment(initial_time=0)
     offers = Offers(workload)
     first = offers.to(everybody[0].spec)

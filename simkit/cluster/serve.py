@@ -9,7 +9,6 @@ from simkit.cluster.autoscaling import autoscaling_process
 from simkit.cluster.faults import fault_process
 from simkit.cluster.fleet import compiled_rule, named_router, serve_fleet
 from simkit.cluster.live import House, Rules, serve_live
-from simkit.cluster.lockstep import in_lockstep, serve_lockstep
 from simkit.cluster.moving import Moving
 from simkit.cluster.places import places_of
 from simkit.cluster.result import FleetResult
@@ -41,23 +40,15 @@ def serve_cluster(
     moving = Moving(cluster.disaggregation, cluster.tiers)
     name, chosen, _ = named_router(cluster.chosen_router, seed)
     specs = [member.spec for member in members]
-    together = in_lockstep([*members, *templates.values()])
-    if cluster.processes > 1 and (together or cluster.on_the_clock or moving or not isinstance(chosen, BlindRouter)):
+    together = any(member.engines > 1 for member in templates.values())
+    on_the_clock = together or cluster.on_the_clock or bool(moving)
+    if cluster.processes > 1 and (on_the_clock or not isinstance(chosen, BlindRouter)):
         raise InputError(
             f"cluster.processes={cluster.processes}: only what is dealt out beforehand runs in several, by a router "
             "that looks at nothing (round_robin, random, consistent_hash, sticky) and with nothing else going on; "
             "leave it out"
         )
-    if together:
-        if cluster.on_the_clock or moving:
-            raise InputError(
-                "cluster: engines that share experts (layout.data) go with nothing of admission, clients, sessions, "
-                "faults, autoscaling, disaggregation and tiers yet; leave those out"
-            )
-        return _of_pools(serve_lockstep(workload, members, name, chosen, on_progress), members)
-    if not (cluster.on_the_clock or moving) and (
-        isinstance(chosen, BlindRouter) or compiled_rule(chosen, specs) is not None
-    ):
+    if not on_the_clock and (isinstance(chosen, BlindRouter) or compiled_rule(chosen, specs) is not None):
         return _of_pools(
             serve_fleet(workload, specs, cluster.chosen_router, seed, on_progress, cluster.processes), members
         )

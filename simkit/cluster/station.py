@@ -1,21 +1,18 @@
-"""A replica on the fleet's clock: it is given jobs, runs in the compiled loop as far as needed, and says who is done.
-
-It is no process that takes steps. Between two looks it sleeps until the earliest time at which one of its requests can
-end (simkit.cluster.loops.lookahead); what arrives meanwhile is put in its arrays and waits there.
-"""
+"""A replica on the fleet's clock: it is given jobs, runs as far as needed, and says who is done and when."""
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import simpy
 
-from simkit.cluster.alarm import Alarm
-from simkit.cluster.growth import enlarged, trimmed
+from simkit.cluster.growth import enlarged, trimmed, with_more_aborts
 from simkit.cluster.job import Job
 from simkit.cluster.loops.bound import fleet_loops
-from simkit.cluster.loops.until_end import COUNT, END, ENDED, MORE, NEXT, cached_blocks
+from simkit.cluster.loops.until_end import COUNT, END, ENDED, NEXT, cached_blocks
 from simkit.cluster.offers import Offered, least_step_ns
+from simkit.cluster.pace import Pace, Ran
 from simkit.cluster.stepwise import stepwise
 from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.discipline import DISCIPLINES, engine, minds_blocks
@@ -38,6 +35,22 @@ from simkit.engine.state import (
 from simkit.models.steptables import scaled
 
 FIRST_ROOM = 64  # requests, before the arrays grow
+
+
+class Together(Protocol):
+    """Engines that take their steps together, one of which a station is: their arrays are rows of common ones."""
+
+    def enlarge(self) -> None:
+        """Room for twice as many requests."""
+
+    def lengthen_aborts(self) -> None:
+        """Room for more cancellations."""
+
+    def slow_down(self, place: int, factor: float) -> None:
+        """The steps of the engine in a place take `factor` times as long as its tables say."""
+
+    def least_step_ns(self, place: int) -> int:
+        """The shortest step in which the engine in a place computes a token."""
 
 
 class Station:
@@ -64,9 +77,10 @@ class Station:
         self.jobs: list[Job] = []  # all it was ever given, in order
         self.outstanding = 0  # jobs given and not answered, cancelled or lost
         self.outstanding_tokens = 0
+        self.late: list[Job] = []  # as simkit.cluster.pace.Engine
+        self.on_end = on_end
         self._clock = clock
         self._offered = offered
-        self._on_end = on_end
         self._by_row: list[Job] = []
         self._tables = spec.tables
         self._least_step_ns = least_step_ns(spec.tables)
@@ -87,11 +101,26 @@ class Station:
         self._aborts = 0
         self._ended = np.zeros(offered.limits.max_running, dtype=np.int32)
         self._out = np.zeros(3, dtype=np.int64)
-        self._late: list[Job] = []  # answered by a step that has been run but is not over before `_late_ns`
-        self._late_ns = 0
-        self._alarm: Alarm | None = None
+        self._pace = Pace(clock, (self,), self._run_alone)
+        self._together: Together | None = None
+        self._place = 0  # in that
         self._stopped = False
         self._slowness: list[float] = []  # factors of the slow-downs under way
+
+    def join(self, together: Together, place: int, pace: Pace) -> Replica:
+        """Run with others from here on, which it does not yet; returns its arrays, for `see` to be told of others."""
+        self._together, self._place, self._pace = together, place, pace
+        self._least_step_ns = together.least_step_ns(place)
+        return self._replica
+
+    def see(self, replica: Replica) -> None:
+        """Its arrays, which others run."""
+        self._replica = replica
+
+    @property
+    def clock(self) -> simpy.Environment:
+        """The fleet's clock."""
+        return self._clock
 
     @property
     def booked(self) -> int:
@@ -110,9 +139,7 @@ class Station:
     def give(self, job: Job) -> None:
         """A job arrives; it must fit."""
         now = int(self._clock.now)
-        row = len(self._by_row)
-        if row == len(self._replica.requests):
-            self._replica = enlarged(self._replica, 2 * row)
+        row = self._next_row()
         requests = self._replica.requests
         asked = self._offered.requests[job.request]
         requests[row] = asked
@@ -133,7 +160,7 @@ class Station:
         self.outstanding += 1
         self.outstanding_tokens += job.weight_tokens
         per_step = 1 + self._offered.limits.speculative_tokens
-        self._wake_by(now + -(-job.output_tokens // per_step) * self._least_step_ns)
+        self._pace.wake_by(now + -(-job.output_tokens // per_step) * self._least_step_ns)
 
     def turn_away(self, job: Job) -> None:
         """A job that does not fit was sent here; it is only noted."""
@@ -144,13 +171,13 @@ class Station:
         """The client of a job has gone: it stops at the next turn, its blocks are free then."""
         self.look()
         self._count_out(job)
-        if job in self._late:
+        if job in self.late:
             return
         if self._aborts == len(self._replica.aborts):
-            longer = records(max(8, 2 * self._aborts), ABORT)
-            longer["time_ns"] = NEVER
-            longer[: self._aborts] = self._replica.aborts
-            self._replica = self._replica._replace(aborts=longer)
+            if self._together is None:
+                self._replica = with_more_aborts(self._replica)
+            else:
+                self._together.lengthen_aborts()
         self._replica.aborts["request"][self._aborts] = job.row
         self._replica.aborts["time_ns"][self._aborts] = int(self._clock.now)
         self._aborts += 1
@@ -163,9 +190,7 @@ class Station:
     def stop(self) -> list[Job]:
         """The replica dies at this moment; returns the jobs that were open."""
         self.look()
-        if self._alarm is not None:
-            self._alarm.put_off()
-            self._alarm = None
+        self._pace.stop()
         self._stopped = True
         lost = [job for job in self._by_row if job.open]
         self.outstanding = self.outstanding_tokens = 0
@@ -183,8 +208,13 @@ class Station:
 
     def _retime(self) -> None:
         self.look()
-        self._tables = scaled(self.spec.tables, math.prod(self._slowness)) if self._slowness else self.spec.tables
-        self._least_step_ns = least_step_ns(self._tables)
+        if self._together is not None:
+            self._together.slow_down(self._place, math.prod(self._slowness))
+            self._least_step_ns = self._together.least_step_ns(self._place)
+        else:
+            self._tables = scaled(self.spec.tables, math.prod(self._slowness)) if self._slowness else self.spec.tables
+            self._least_step_ns = least_step_ns(self._tables)
+        self._pace.changed()
         self.look()
 
     def generated(self, job: Job) -> tuple[int, int]:
@@ -233,74 +263,58 @@ class Station:
 
     def look(self) -> None:
         """Catch up: run every turn that begins before now. Whom that answers is told by an alarm, not from here."""
-        if self._stopped:
-            return
-        if not self._late:
-            self._run_on()
-        if self._late:
-            self._wake_at(self._late_ns)
+        self._pace.look()
 
-    def _woken(self) -> None:
-        """Tell of those who are answered by now, and sleep until the next may be."""
-        self._alarm = None
-        now = int(self._clock.now)
-        while True:
-            if not self._late:
-                self._run_on()
-            if not self._late:
-                return
-            if self._late_ns > now:
-                self._wake_at(self._late_ns)
-                return
-            self._tell()
-
-    def _run_on(self) -> None:
-        """Run turns that begin before now, up to the first that answers somebody: `_late` then."""
-        now = int(self._clock.now)
-        state = ENDED
-        while state in (MORE, ENDED) and not self._late:
-            state = self._run(
-                self._replica, self._tables, now, self._turns(), self._least_step_ns, self._ended, self._out
-            )
-            if state == ENDED:
-                rows = self._ended[: self._out[COUNT]].tolist()
-                self._late_ns = int(self._out[END])
-                self._late = [job for job in (self._by_row[row] for row in rows) if job.open]
-            self._ran()
-        if not self._late and self.outstanding > 0 and self._out[NEXT] != NEVER:
-            self._wake_at(max(int(self._out[NEXT]), now + 1))
-
-    def _turns(self) -> int:
-        """How many turns to run before `_ran` is told."""
+    def turns(self) -> int:
+        """As simkit.cluster.pace.Engine."""
         return ITERATIONS_A_CALL
 
-    def _ran(self) -> None:
-        """Turns were run; `_late` are whom the last of them answers."""
+    def ran(self) -> None:
+        """As simkit.cluster.pace.Engine."""
 
-    def finish(self) -> Replica:
-        """The replica's arrays, as far as its requests go; unless it was stopped it first ends what it is about."""
-        state = MORE
-        while not self._stopped and state in (MORE, ENDED):
-            state = self._run(
-                self._replica, self._tables, NEVER, ITERATIONS_A_CALL, self._least_step_ns, self._ended, self._out
-            )
-        return trimmed(self._replica, len(self._by_row))
+    def rests(self) -> None:
+        """As simkit.cluster.pace.Engine."""
 
-    def _preview(self, request: int) -> int:
-        """A row past the last that looks like a request; nothing has arrived there."""
-        row = len(self._by_row)
-        if row == len(self._replica.requests):
-            self._replica = enlarged(self._replica, 2 * row)
-        self._replica.requests[row] = self._offered.requests[request]
-        return row
+    def note_late(self, rows: list[int]) -> None:
+        """The jobs in these rows are answered by the step that was run last."""
+        self.late = [job for job in (self._by_row[row] for row in rows) if job.open]
 
-    def _tell(self) -> None:
-        ended, self._late = [job for job in self._late if job.open], []
+    def count_out_late(self) -> list[Job]:
+        """As simkit.cluster.pace.Engine."""
+        ended, self.late = [job for job in self.late if job.open], []
         for job in ended:
             self._count_out(job)
             self._ended_well(job)
-        for job in ended:
-            self._on_end(job)
+        return ended
+
+    def finish(self) -> Replica:
+        """The replica's arrays, as far as its requests go; unless it was stopped it first ends what it is about."""
+        self._pace.finish()
+        return trimmed(self._replica, len(self._by_row))
+
+    def _run_alone(self, until_ns: int, turns: int) -> Ran:
+        """As simkit.cluster.pace.Pace has it."""
+        out = self._out
+        state = self._run(self._replica, self._tables, until_ns, turns, self._least_step_ns, self._ended, out)
+        if state == ENDED:
+            self.note_late(self._ended[: out[COUNT]].tolist())
+        return Ran(state, int(out[END]), int(out[NEXT]))
+
+    def _preview(self, request: int) -> int:
+        """A row past the last that looks like a request; nothing has arrived there."""
+        row = self._next_row()
+        self._replica.requests[row] = self._offered.requests[request]
+        return row
+
+    def _next_row(self) -> int:
+        """The row after the last; there is room for it, for which larger arrays may have come in place of others."""
+        row = len(self._by_row)
+        if row == len(self._replica.requests):
+            if self._together is None:
+                self._replica = enlarged(self._replica, 2 * row)
+            else:
+                self._together.enlarge()
+        return row
 
     def _ended_well(self, job: Job) -> None:
         """A job is answered, which nobody has been told yet."""
@@ -309,14 +323,3 @@ class Station:
         job.open = False
         self.outstanding -= 1
         self.outstanding_tokens -= job.weight_tokens
-
-    def _wake_by(self, at_ns: int) -> None:
-        if self._alarm is None or self._alarm.at_ns > at_ns:
-            self._wake_at(at_ns)
-
-    def _wake_at(self, at_ns: int) -> None:
-        if self._alarm is not None:
-            if self._alarm.at_ns == at_ns:
-                return
-            self._alarm.put_off()
-        self._alarm = Alarm(self._clock, at_ns, self._woken, before_others=True)

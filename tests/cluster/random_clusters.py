@@ -1,5 +1,6 @@
 """Small random clusters with everything that can go wrong in them, all drawn from a seed."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from simkit.cluster.settings import Cluster
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.engine.settings import EngineSettings
+from simkit.models.layout import Layout
 from simkit.models.steptables import constant_tables
 from simkit.workloads.workload import Prefixes, Workload
 
@@ -30,8 +32,6 @@ def small_spec(blocks: int, running: int, caching: bool, asynchronous: bool) -> 
         async_scheduling=asynchronous,
     )
     spec = _resolved()
-    from dataclasses import replace
-
     limits = engine.limits(blocks, 128, 48, running)
     tables = constant_tables(48, running, token_ns=20_000, request_ns=10_000, step_ns=1_000_000)
     deployment = spec.deployment.model_copy(update={"engine": engine})
@@ -195,6 +195,30 @@ def random_moving_cluster(seed: int) -> tuple[Workload, Cluster, ReplicaSpec]:
     if described["faults"]["random"] is not None:
         described["faults"]["random"]["link_down"] = 1.0
     return workload, Cluster.model_validate(described), spec
+
+
+def random_lockstep_cluster(seed: int) -> tuple[Workload, Cluster, ReplicaSpec, ReplicaSpec]:
+    """One of both kinds, some of whose pools have engines that share experts.
+
+    Returns what replicas are, too, and what these engines are: of pools that have a deployment of their own.
+    """
+    rng = np.random.default_rng([seed, 2])
+    workload, plain, spec = random_cluster(seed) if seed % 2 else random_moving_cluster(seed)
+    engines = int(rng.integers(2, 5))
+    layout = Layout(data=engines, expert=engines)
+    own = spec.deployment.model_copy(update={"layout": layout})
+    tables = spec.tables
+    if rng.random() < 0.7:
+        tables = tables._replace(shared_linear_ns=0.6 * tables.linear_ns)
+    if rng.random() < 0.5:
+        tables = tables._replace(host_ns=np.full_like(tables.host_ns, 300_000.0))
+    described = plain.model_dump(exclude_unset=True)
+    shares = rng.random(len(described["pools"])) < 0.7
+    shares[0] |= not shares.any()
+    for pool, sharing in zip(described["pools"], shares.tolist(), strict=True):
+        if sharing:
+            pool.update(deployment=own, data_parallel=engines, replicas=min(2, pool["replicas"]), per_node=3)
+    return workload, Cluster.model_validate(described), spec, replace(spec, deployment=own, tables=tables)
 
 
 def _link(rng: np.random.Generator) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Engines that share experts step together: by hand, against engines alone, and through the whole command's path."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,16 +8,21 @@ import numpy as np
 import pytest
 from same import assert_same_fleet
 
+from simkit.cluster.checks import check_fleet
 from simkit.cluster.fleet import named_router, serve_fleet
-from simkit.cluster.lockstep import groups_of, serve_lockstep
+from simkit.cluster.live import Rules, serve_live
+from simkit.cluster.lockstep import Lockstep, least_common_ns
 from simkit.cluster.result import FleetResult
-from simkit.cluster.roster import Member
+from simkit.cluster.roster import Life, Member, groups_of
 from simkit.cluster.serve import serve_cluster
 from simkit.cluster.settings import Cluster
+from simkit.cluster.station import Station
+from simkit.cluster.way import Straight
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.engine.settings import EngineSettings
 from simkit.errors import InputError
 from simkit.metrics.result import WATERFALL
+from simkit.models.front_end import NO_FRONT_END
 from simkit.models.layout import Layout
 from simkit.models.steptables import constant_tables
 from simkit.workloads.workload import Workload
@@ -43,12 +49,21 @@ def sharing() -> ReplicaSpec:
     engine = EngineSettings(max_num_seqs=8, max_model_len=2048, num_gpu_blocks_override=512, async_scheduling=False)
     layout = Layout(data=2, expert=2)
     spec = resolve(Deployment(model="qwen3-30b-a3b", device="h100", layout=layout, engine=engine))
-    return replace(spec, tables=constant_tables(spec.limits.max_num_batched_tokens, 8, token_ns=TOKEN_NS))
+    tables = constant_tables(spec.limits.max_num_batched_tokens, 8, token_ns=TOKEN_NS)
+    return replace(spec, tables=tables, front_end=NO_FRONT_END)
 
 
 def together(workload: Workload, spec: ReplicaSpec, engines: int = 2, router: str = "round_robin") -> FleetResult:
     _, chosen, _ = named_router(router, 0)
-    return serve_lockstep(workload, [Member(spec)] * engines, router, chosen)
+    return serve_live(workload, [Member(spec)] * engines, router, chosen, Rules(), np.random.default_rng(0))
+
+
+def served(workload: Workload, spec: ReplicaSpec, replicas: int = 1, **cluster: object) -> FleetResult:
+    """By replicas of two engines each, in a cluster with more in it."""
+    whole = {"pools": [{"name": "all", "replicas": replicas, "data_parallel": 2}], **cluster}
+    fleet = serve_cluster(workload, Cluster.model_validate(whole), lambda _: spec, 0)
+    check_fleet(fleet, workload)
+    return fleet
 
 
 def engine_ns(fleet: FleetResult, column: str) -> list[int]:
@@ -119,9 +134,20 @@ def test_engines_with_equal_work_are_as_fast_as_one(spec: ReplicaSpec, chats: Ch
 
 
 @pytest.mark.parametrize("router", ["round_robin", "least_outstanding", "power_of_two", "prefix_aware", "kv_overlap"])
-def test_engines_that_share_with_nobody_are_those_of_any_fleet(spec: ReplicaSpec, chats: Chats, router: str) -> None:
+def test_engines_that_share_with_nobody_are_those_of_any_fleet(
+    spec: ReplicaSpec, chats: Chats, router: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workload = chats(150, 40.0, 5)
-    assert_same_fleet(together(workload, spec, 3, router), serve_fleet(workload, [spec] * 3, router))
+    plain = serve_fleet(workload, [spec] * 3, router)
+    new_station = Straight.station
+
+    def by_itself(way: Straight, life: Life) -> Station:
+        station = new_station(way, life)
+        Lockstep([station])
+        return station
+
+    monkeypatch.setattr(Straight, "station", by_itself)
+    assert_same_fleet(together(workload, spec, 3, router), plain)
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
@@ -154,7 +180,127 @@ def test_a_cluster_of_engines_that_share(sharing: ReplicaSpec) -> None:
     assert fleet.accounts.finished == 40
     with pytest.raises(InputError, match="data_parallel: 2"):
         serve_cluster(workload, Cluster.model_validate({"replicas": 3}), lambda _: sharing)
-    bounded = Cluster.model_validate({"pools": pools, "admission": {"queue_limit": 5}})
-    with pytest.raises(InputError, match="leave those out"):
-        serve_cluster(workload, bounded, lambda _: sharing)
-    assert groups_of([Member(sharing)] * 4) == [(0, 2), (2, 4)]
+    assert groups_of([Member(sharing)] * 4) == [(Member(sharing),) * 2] * 2
+
+
+def test_other_disciplines_do_not_step_together(sharing: ReplicaSpec) -> None:
+    engine = sharing.deployment.engine.model_copy(update={"discipline": "sglang"})
+    other = replace(sharing, deployment=sharing.deployment.model_copy(update={"engine": engine}))
+    with pytest.raises(InputError, match="vllm-v1 only"):
+        served(asks([(0, 5, 1)]), other)
+
+
+def test_the_next_question_waits_for_an_answer_that_waited_for_another_engine(sharing: ReplicaSpec) -> None:
+    """Two chats of two turns: the first answers come together at 100 us, then 20 and 10 tokens take 20 us for both."""
+    workload = replace(
+        asks([(0, 100, 1), (0, 10, 1), (0, 20, 1), (0, 10, 1)]),
+        session_id=("a", "b", "a", "b"),
+        extra={"think_us": (0, 0, 0, 0)},
+    )
+    fleet = served(workload, sharing, sessions={"replay": "closed"})
+    assert (fleet.requests.arrival_ns // US).tolist() == [0, 0, 100, 100]
+    assert engine_ns(fleet, "finish_ns") == [100, 100, 120, 120]
+
+
+def test_who_waits_at_the_door_joins_the_next_common_step(sharing: ReplicaSpec) -> None:
+    """100 tokens; then 50, there since 1 us, beside 30 that got the first's place; there is none for a fourth."""
+    limits = {"replica_limit": 1, "queue_limit": 1}
+    fleet = served(asks([(0, 100, 1), (1, 50, 1), (2, 30, 1), (3, 5, 1)]), sharing, admission=limits)
+    assert fleet.accounts.rejected == 1
+    assert engine_ns(fleet, "finish_ns")[:3] == [100, 150, 150]
+
+
+def test_who_gives_up_frees_its_engine_at_the_next_common_step(sharing: ReplicaSpec) -> None:
+    """The client of a long answer goes in the second step, of its second token, after which there is no third."""
+    fleet = served(asks([(0, 100, 50), (0, 10, 1)]), sharing, clients={"timeout_s": 100.5e-6})
+    assert fleet.accounts.timed_out == 1
+    assert fleet.requests.finish_ns.tolist() == [100_500, 100 * US]
+    assert fleet.replicas[0].steps == 2
+
+
+def test_a_crash_takes_all_down_who_share_experts(sharing: ReplicaSpec) -> None:
+    crash = {"at_s": 50e-6, "kind": "crash", "replica": 1, "for_s": 1e-3}
+    fleet = served(asks([(0, 100, 1), (0, 10, 1)]), sharing, 2, faults={"schedule": [crash]}, router="round_robin")
+    ends = [(life.number, life.asked_ns // US, life.ended_ns and life.ended_ns // US) for life in fleet.lives]
+    assert ends == [(0, 0, 50), (1, 0, 50), (2, 0, None), (3, 0, None), (0, 50, None), (1, 50, None)]
+    # both are sent on at 50 us to the other replica's engines, and computed together
+    assert fleet.accounts.resent == 2
+    assert [fleet.lives[life].number for life in fleet.replica_of.tolist()] == [2, 3]
+    assert engine_ns(fleet, "finish_ns") == [150, 150]
+
+
+def test_one_node_takes_both_nodes_of_a_replica_down(sharing: ReplicaSpec) -> None:
+    pools = [{"name": "all", "replicas": 1, "data_parallel": 2, "per_node": 1}]
+    down = {"at_s": 50e-6, "kind": "node_down", "node": 1, "for_s": 100e-6}
+    fleet = served(asks([(0, 100, 1)]), sharing, pools=pools, faults={"schedule": [down]})
+    assert len(fleet.lives) == 4
+    assert fleet.requests.finish_ns[0] == 250 * US
+
+
+def test_an_update_restarts_replicas_and_not_engines(sharing: ReplicaSpec) -> None:
+    """Replica by replica: the first has answered both at 100 us and is back at 150, the second idles until then."""
+    update = {"at_s": 50e-6, "kind": "update", "for_s": 50e-6}
+    fleet = served(asks([(0, 100, 1), (0, 10, 1), (300, 5, 1)]), sharing, 2, faults={"schedule": [update]})
+    assert [(life.number, life.ended_ns and life.ended_ns // US) for life in fleet.lives] == [
+        (0, 100), (1, 100), (2, 150), (3, 150), (0, None), (1, None), (2, None), (3, None),
+    ]  # fmt: skip
+
+
+def test_a_slow_engine_slows_all(sharing: ReplicaSpec) -> None:
+    """From 10 us on engine 1 takes three times as long: 100 | 3 x 10 tokens, 1 | 3, and when it rests, 1 | 0."""
+    slow = {"at_s": 10e-6, "kind": "slow", "replica": 1, "for_s": 1.0, "factor": 3}
+    fleet = served(asks([(0, 10, 1), (20, 100, 3), (20, 10, 2)]), sharing, faults={"schedule": [slow]})
+    assert engine_ns(fleet, "finish_ns") == [10, 3 * 100 + 20 + 3 * 2, 20 + 3 * 100 + 1 * 3]
+
+
+def test_experts_of_a_slow_engine_slow_those_who_have_no_work_there(sharing: ReplicaSpec) -> None:
+    """75 of 100 us are experts', of which each engine computes half: 25 + 37.5, and 3 x 37.5 on the slow one."""
+    tables = sharing.tables._replace(shared_linear_ns=0.75 * sharing.tables.linear_ns)
+    slow = {"at_s": 1e-6, "kind": "slow", "replica": 1, "for_s": 1.0, "factor": 3}
+    fleet = served(asks([(2, 100, 1)]), replace(sharing, tables=tables), faults={"schedule": [slow]})
+    assert fleet.requests.finish_ns[0] == 2 * US + 112_500
+
+
+def test_scaling_adds_and_takes_replicas_of_all_their_engines(sharing: ReplicaSpec) -> None:
+    """Ten requests ask for ten replicas of which there may be three; with the last answered all but one leave."""
+    scaling = {"pool": "all", "least": 1, "most": 3, "interval_s": 1e-4, "down_stabilization_s": 0.0,
+               "rule": {"kind": "queue", "target": 1}}  # fmt: skip
+    startup = {"load_gb_per_s": 1e4, "engine_s": 0.0}
+    many = [(0, 100, 400)] * 10
+    late = [(10**6, 5, 1)]
+    fleet = served(asks(many + late), sharing, autoscaling=[scaling], startup=startup)
+    numbers = [life.number for life in fleet.lives]
+    assert sorted(numbers) == list(range(6))
+    assert [life.asked_ns // US for life in fleet.lives] == [0, 0, 100, 100, 100, 100]
+    gone = [life.ended_ns for life in fleet.lives if life.ended_ns is not None]
+    assert len(gone) == 4
+    assert gone[0::2] == gone[1::2]
+
+
+def test_prefill_and_decode_apart_on_engines_that_share(sharing: ReplicaSpec) -> None:
+    """Prompts of 161 and 33 tokens, prefilled together, are there 16 and 3 ns later but for a token each.
+
+    A step begins with the short one, and the long one waits for it; three tokens each.
+    """
+    pools = [{"name": name, "data_parallel": 2} for name in ("prefill", "decode")]
+    link = {"gb_per_s": 1e6, "achieved": 1.0}
+    workload = asks([(0, 161, 3), (0, 33, 3)])
+    fleet = served(workload, sharing, pools=pools, disaggregation={"link": link})
+    assert fleet.handover is not None
+    assert fleet.handover.handed_over == 2
+    assert {fleet.lives[life].pool for life in fleet.replica_of.tolist()} == {"decode"}
+    token_bytes = 48 * 2 * 4 * 128 * 2
+    moved = [math.ceil(blocks * 16 * token_bytes / 1e6) for blocks in (10, 2)]
+    assert fleet.requests.transfer_ns.tolist() == moved
+    assert fleet.requests.finish_ns.tolist() == [161_000 + moved[1] + 4_000, 161_000 + moved[1] + 3_000]
+
+
+@pytest.mark.parametrize("skew", [0.0, 0.3, 0.9])
+def test_no_step_is_shorter_than_the_least(sharing: ReplicaSpec, chats: Chats, skew: float) -> None:
+    """The bound that a replica sleeps by, against the steps that engines took."""
+    spec = resolve(sharing.deployment)
+    shared = (1.0 - skew) * spec.tables.shared_linear_ns
+    spec = replace(spec, tables=spec.tables._replace(shared_linear_ns=shared))
+    fleet = together(chats(60, 20.0, 2), spec)
+    shortest = min(replica.busy_ns / replica.steps for replica in fleet.replicas)
+    assert 0 < least_common_ns(spec.tables) <= shortest

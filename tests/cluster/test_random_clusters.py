@@ -1,20 +1,24 @@
 """Small clusters in which everything goes wrong at random: nothing is lost, nothing leaks, all of them end."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from unittest.mock import patch
 
 import numpy as np
 import pytest
-from random_clusters import random_cluster, random_moving_cluster
-from same import assert_same_columns
+from random_clusters import random_cluster, random_lockstep_cluster, random_moving_cluster
+from same import assert_same_columns, assert_same_fleet
 
 from simkit.cluster.checks import BALANCE, BLOCKS, LATENCY, WHOLE, check_fleet
 from simkit.cluster.kv_flow import KvFlow
 from simkit.cluster.kv_station import KvStation
+from simkit.cluster.lockstep import Lockstep
 from simkit.cluster.roster import Life
 from simkit.cluster.serve import serve_cluster
+from simkit.cluster.station import Station
+from simkit.cluster.way import Straight, Way
 from simkit.engine.deployment import Deployment, ReplicaSpec
 from simkit.engine.violation import Violation
 from simkit.metrics.result import Status
@@ -76,11 +80,76 @@ def test_a_hundred_and_fifty_random_clusters_that_move_kv() -> None:
         assert total[moved] > 30, moved
 
 
+def checked_lockstep_run(seed: int) -> Counter[str]:
+    """The same of one in which engines share experts: those of a group come and go together."""
+    workload, cluster, spec, sharing = random_lockstep_cluster(seed)
+    stations: list[KvStation] = []
+    new_station = KvFlow.station
+
+    def noted(flow: KvFlow, life: Life) -> KvStation:
+        stations.append(new_station(flow, life))
+        return stations[-1]
+
+    with patch.object(KvFlow, "station", noted):
+        fleet = serve_cluster(workload, cluster, lambda own: spec if own is None else sharing, seed)
+    check_fleet(fleet, workload)
+    for station in stations:
+        if fleet.lives[station.life].ended_ns is None:
+            assert station.promised_blocks == 0
+    of_groups = {pool.name for pool in cluster.all_pools() if pool.deployment is not None}
+    times = Counter(
+        (life.pool, life.number, life.asked_ns, life.ready_ns, life.ended_ns)
+        for life in fleet.lives
+        if life.pool in of_groups
+    )
+    assert max(times.values(), default=1) == 1
+    together = Counter((pool, *when) for pool, _, *when in times)
+    engines = sharing.deployment.layout.data
+    assert all(count % engines == 0 for count in together.values())
+    total = Counter(asdict(fleet.accounts))
+    if fleet.handover is not None:
+        total += Counter(asdict(fleet.handover))
+    return total
+
+
+def test_two_hundred_random_clusters_of_engines_that_share_experts() -> None:
+    total: Counter[str] = Counter()
+    for seed in range(200):
+        total += checked_lockstep_run(seed)
+    for outcome in ("finished", "rejected", "timed_out", "failed", "never_asked", "retries", "resent", "handed_over"):
+        assert total[outcome] > 30, outcome
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_who_shares_with_nobody_is_a_replica_like_any(seed: int) -> None:
+    """Every replica as a group of its own, run by the loop of those that share, in whatever happens."""
+    workload, cluster, spec = random_cluster(seed) if seed % 2 else random_moving_cluster(seed)
+    plain = serve_cluster(workload, cluster, lambda _: spec, seed)
+
+    def grouped(new_station: Callable[[Way, Life], Station]) -> Callable[[Way, Life], Station]:
+        def station(way: Way, life: Life) -> Station:
+            alone = new_station(way, life)
+            Lockstep([alone])
+            return alone
+
+        return station
+
+    with (
+        patch.object(KvFlow, "station", grouped(KvFlow.station)),
+        patch.object(Straight, "station", grouped(Straight.station)),
+        patch("simkit.cluster.serve.serve_fleet", side_effect=AssertionError("not on the clock")),
+    ):
+        same = serve_cluster(workload, cluster, lambda _: spec, seed)
+    assert_same_fleet(plain, same)
+    assert (plain.handover, plain.tiers) == (same.handover, same.tiers)
+
+
 @pytest.mark.slow
 def test_ten_thousand_random_clusters() -> None:
     for seed in range(5_000):
         checked_run(seed)
         checked_moving_run(seed)
+        checked_lockstep_run(seed)
 
 
 def test_same_seed_same_history() -> None:

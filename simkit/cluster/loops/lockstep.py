@@ -5,11 +5,13 @@ DPEngineCoreProc.run_busy_loop). Who has nothing to compute runs an empty step a
 engines rest a little later, when they next agree on it, every 32 steps.)
 
 An engine's own part of a step goes by its own tokens, the experts' by the mean of all engines': each GPU's experts
-compute what is sent to them from everywhere.
+compute what is sent to them from everywhere. A slow engine takes so many times as long for both.
+
+Arrays are those of a Replica with one more axis in front, of the d engines, which are equal.
 """
 
-from simkit.cluster.loops.routed import count_ended, give, pool_at, recorder_at, tables_at
-from simkit.cluster.rack import Rack
+from simkit.cluster.loops.lookahead import earliest_end
+from simkit.cluster.loops.until_end import COUNT, END, ENDED, IDLE, MORE, NEXT, PAUSED, list_committed
 from simkit.compiled import compiled, inlined
 from simkit.engine.actions import open_batch, seal_batch
 from simkit.engine.clock import device_ns, round_ns
@@ -18,7 +20,9 @@ from simkit.engine.loop import dispatch, receive
 from simkit.engine.ring import ring_row
 from simkit.engine.state import (
     DEVICE_FREE,
+    F64,
     FLUSH,
+    I32,
     I64,
     IN_FLIGHT,
     NEVER,
@@ -27,87 +31,85 @@ from simkit.engine.state import (
     OLDEST,
     ROWS,
     UNFINISHED,
+    Pool,
+    Recorder,
     Replica,
 )
 from simkit.engine.vllm_v1 import schedule
+from simkit.models.steptables import StepTables
 
-# why run_together() returned: nothing left to do; the clock has come to the limit; so many turns are over
-IDLE, PAUSED, MORE = range(3)
-
-# columns of its `planned` [engines, 2]
-ROW, DECODE = range(2)
+# columns of `planned` [d, 3]: the batch's row, and ns that the engine's own part of it takes, all and its decodes alone
+ROW, OWN, DECODE = range(3)
 
 
 @compiled
-def deliver(rack: Rack, i: int, request: int, now: int) -> None:
-    """Send a request to a replica, which has room for it."""
-    give(rack, i, request, now)
+def run_together(
+    engines: Replica,
+    tables: StepTables,
+    slow: F64,
+    least_step_ns: I64,
+    until_ns: int,
+    turns: int,
+    planned: I64,
+    ended: I32,
+    out: I64,
+) -> int:
+    """simkit.cluster.loops.until_end.run_until_end of d engines that share experts; says why it stopped.
 
-
-@compiled
-def run_together(rack: Rack, first: int, last: int, until_ns: int, turns: int, planned: I64) -> int:
-    """Run engines `first` to `last` of the rack through every turn that begins before `until_ns`; says why it stopped.
-
-    Who was answered by then is counted out.
+    `slow` [d] is how many times as long each engine's steps take, `least_step_ns` [d] its shortest. `ended`
+    [d, max_running] and `out` [d, 3] get of each what is said there, but `out[0]` has END and NEXT of all.
     """
-    for i in range(first, last):
-        counter = rack.counters[i]
-        if counter.late > 0 and counter.late_ns <= until_ns:
-            counter.requests -= counter.late
-            counter.tokens -= counter.late_tokens
-            counter.late = 0
+    count = len(engines.at)
+    for i in range(count):
+        out[i, COUNT] = 0
     for _ in range(turns):
         now = 0
         busy = False
         arrival = NEVER
-        for i in range(first, last):
-            at = rack.at[i]
+        for i in range(count):
+            at = engines.at[i]
             now = max(now, at[NOW])
             busy = busy or at[UNFINISHED] > 0 or at[IN_FLIGHT] > 0 or at[FLUSH] == 1
             if at[NEXT_ARRIVAL] < at[ROWS]:
-                arrival = min(arrival, rack.requests[i, at[NEXT_ARRIVAL]].arrival_ns)
+                arrival = min(arrival, engines.requests[i, at[NEXT_ARRIVAL]].arrival_ns)
         if not busy:
             if arrival == NEVER:
+                out[0, NEXT] = NEVER
                 return IDLE
             now = max(now, arrival)
         if now >= until_ns:
+            early = NEVER
+            for i in range(count):
+                early = min(early, earliest_end(engine_at(engines, i), least_step_ns[i]))
+            out[0, NEXT] = early
             return PAUSED
-        _turn_together(rack, first, last, now, until_ns, planned)
+        if _turn_together(engines, tables, slow, now, planned, ended, out) > 0:
+            return ENDED
     return MORE
 
 
 @inlined
-def _turn_together(rack: Rack, first: int, last: int, now: int, until_ns: int, planned: I64) -> None:
-    """simkit.engine.loop.turn of several engines: all plan, then the step is as long as the longest."""
+def _turn_together(
+    engines: Replica, tables: StepTables, slow: F64, now: int, planned: I64, ended: I32, out: I64
+) -> int:
+    """simkit.engine.loop.turn of several engines: all plan, then the step is as long as the longest.
+
+    Returns how many requests it has ended.
+    """
+    count = len(engines.at)
     works = False
     computes = False
     host = 0
-    device = 0
     free = 0
     tokens = 0
-    for i in range(first, last):
-        r = Replica(
-            rack.limits[i],
-            rack.requests[i],
-            rack.content_ids[: rack.shape[i].content_ids],
-            rack.aborts,
-            rack.progress[i],
-            rack.ledger[i],
-            pool_at(rack, i),
-            rack.entries[i],
-            rack.batches[i],
-            recorder_at(rack, i),
-            rack.running[i],
-            rack.waiting[i],
-            rack.tenants[i],
-            rack.at[i],
-        )
-        tables = tables_at(rack, rack.shape[i].tables)
+    for i in range(count):
+        r = engine_at(engines, i)
         r.at[NOW] = now
         receive(r)
         row = open_batch(r)
-        planned[i - first, ROW] = row
-        planned[i - first, DECODE] = 0
+        planned[i, ROW] = row
+        planned[i, OWN] = 0
+        planned[i, DECODE] = 0
         free = max(free, r.at[DEVICE_FREE])
         if r.at[UNFINISHED] > 0 or r.at[FLUSH] == 1:
             r.at[FLUSH] = 0
@@ -120,38 +122,31 @@ def _turn_together(rack: Rack, first: int, last: int, now: int, until_ns: int, p
             tokens += mine
             if len(tables.shared_linear_ns) > 0:
                 own -= round_ns(tables.shared_linear_ns[mine])
-            planned[i - first, DECODE] = decode
-            device = max(device, own)
-            host = max(host, round_ns(tables.host_ns[r.batches[row].length]))
+            planned[i, OWN] = own
+            planned[i, DECODE] = decode
+            host = max(host, round_ns(slow[i] * tables.host_ns[r.batches[row].length]))
             works = True
             computes = computes or r.batches[row].length > 0
-    tables = tables_at(rack, rack.shape[first].tables)
+    experts = 0
     if len(tables.shared_linear_ns) > 0:
-        device += round_ns(tables.shared_linear_ns[(tokens + last - first - 1) // (last - first)])
+        experts = round_ns(tables.shared_linear_ns[(tokens + count - 1) // count])
+    device = 0
+    for i in range(count):
+        whole = planned[i, OWN] + experts
+        if slow[i] != 1.0:
+            whole = round_ns(slow[i] * whole)
+            planned[i, DECODE] = round_ns(slow[i] * planned[i, DECODE])
+        device = max(device, whole)
     start = max(now + host, free)
-    in_flight = rack.at[first, IN_FLIGHT] + (1 if works else 0)
-    waits = in_flight > 0 and not (computes and in_flight < rack.limits[first].pipeline_depth)
-    for i in range(first, last):
-        r = Replica(
-            rack.limits[i],
-            rack.requests[i],
-            rack.content_ids[: rack.shape[i].content_ids],
-            rack.aborts,
-            rack.progress[i],
-            rack.ledger[i],
-            pool_at(rack, i),
-            rack.entries[i],
-            rack.batches[i],
-            recorder_at(rack, i),
-            rack.running[i],
-            rack.waiting[i],
-            rack.tenants[i],
-            rack.at[i],
-        )
+    in_flight = engines.at[0, IN_FLIGHT] + (1 if works else 0)
+    waits = in_flight > 0 and not (computes and in_flight < engines.limits.pipeline_depth)
+    over = 0
+    for i in range(count):
+        r = engine_at(engines, i)
         at = r.at
         if works:
             # what the others take longer stalls those who decode, as a prompt in their own batch does
-            dispatch(r, planned[i - first, ROW], start, start + device, device, min(planned[i - first, DECODE], device))
+            dispatch(r, planned[i, ROW], start, start + device, device, min(planned[i, DECODE], device))
             at[NOW] += host
         if waits:
             row = at[OLDEST]
@@ -161,4 +156,36 @@ def _turn_together(rack: Rack, first: int, last: int, now: int, until_ns: int, p
             at[OLDEST] = ring_row(r, 1)
             at[IN_FLIGHT] -= 1
             if at[UNFINISHED] < before:
-                count_ended(rack, r, i, until_ns, before - at[UNFINISHED])
+                over += list_committed(r, ended[i], out[i])
+                out[0, END] = r.batches[row].end
+    return over
+
+
+@inlined
+def engine_at(engines: Replica, i: int) -> Replica:
+    """Engine i as a replica by itself: the same arrays."""
+    pool, record = engines.pool, engines.record
+    return Replica(
+        engines.limits,
+        engines.requests[i],
+        engines.content_ids,
+        engines.aborts[i],
+        engines.progress[i],
+        engines.ledger[i],
+        Pool(pool.blocks[i], pool.places[i], pool.table[i], pool.free_slots[i], pool.counts[i]),
+        engines.entries[i],
+        engines.batches[i],
+        Recorder(
+            record.itl[i],
+            record.batch_requests[i],
+            record.batch_tokens[i],
+            record.series[i],
+            record.events[i],
+            record.admitted[i],
+            record.victims[i],
+        ),
+        engines.running[i],
+        engines.waiting[i],
+        engines.tenants[i],
+        engines.at[i],
+    )

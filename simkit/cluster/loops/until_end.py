@@ -57,10 +57,16 @@ def run_until_end(
 @inlined
 def list_ended(r: Replica, ended: I32, out: I64) -> int:
     """List whom the step that was committed last has ended, unless it was listed before; returns how many."""
+    if r.batches[ring_row(r, -1)].end <= out[END]:
+        return 0
+    return list_committed(r, ended, out)
+
+
+@inlined
+def list_committed(r: Replica, ended: I32, out: I64) -> int:
+    """List whom the step that was committed last has ended; returns how many."""
     row = ring_row(r, -1)
     end = r.batches[row].end
-    if end <= out[END]:
-        return 0
     count = 0
     for k in range(r.batches[row].length):
         request = r.entries[row, k].request
