@@ -319,31 +319,30 @@ class KvFlow:
         missing = station.make_room(job, blocks)
         if missing is None:
             return False
-        trip.departs_ns = int(self._clock.now)
+        now = int(self._clock.now)
         job.kv_tokens = missing * station.block_tokens
         if job is trip.decode:
-            trip.target = life
+            trip.target, trip.departs_ns = life, now
         if not reads or self._tiers is None:
-            self._fetched(trip, life, job)
+            self._fetched(trip, life, job, now)
             return True
         trip.shared_reads = self._tiers.any_shared(reads)
-        trip.reads = self._tiers.fetch(life.index, job, reads, lambda: self._part_fetched(trip, life, job))
+        trip.reads = self._tiers.fetch(life.index, job, reads, lambda: self._part_fetched(trip, life, job, now))
         trip.reading = len(trip.reads)
         return True
 
-    def _part_fetched(self, trip: Trip, life: Life, job: Job) -> None:
+    def _part_fetched(self, trip: Trip, life: Life, job: Job, begun_ns: int) -> None:
         trip.reading -= 1
         if trip.reading == 0:
-            self._fetched(trip, life, job)
+            self._fetched(trip, life, job, begun_ns)
 
-    def _fetched(self, trip: Trip, life: Life, job: Job) -> None:
-        """What tiers have of a prompt is there."""
+    def _fetched(self, trip: Trip, life: Life, job: Job, begun_ns: int) -> None:
+        """What tiers have of a prompt, read since `begun_ns`, is there."""
         trip.reads, trip.shared_reads = [], False
         if job is trip.decode:
             self._arrived(trip)
             return
-        trip.moved_ns += int(self._clock.now) - trip.departs_ns
-        trip.departs_ns = 0
+        trip.moved_ns += int(self._clock.now) - begun_ns
         self._stations[life.index].give(job)
 
     def _has_computed(self, life: Life, job: Job) -> None:

@@ -145,9 +145,12 @@ class Roster:
         return lost
 
     def cut_off(self, life: Life) -> list[tuple[Life, list[Job]]]:
-        """Nobody reaches a serving group any more, though it works on; returns each with jobs whose clients lost it."""
+        """Nobody reaches a serving group any more, though it works on; returns each with jobs whose clients lost it.
+
+        Of a group that does not serve nobody is lost here.
+        """
         if life.state is not State.SERVING:
-            return []
+            return [(each, []) for each in life.group]
         self._withdraw(life.group, State.CUT_OFF)
         return [(each, _let_go(each.station)) for each in life.group if each.station is not None]
 

@@ -114,7 +114,8 @@ def checked_lockstep_run(seed: int) -> Counter[str]:
 
 def test_two_hundred_random_clusters_of_engines_that_share_experts() -> None:
     total: Counter[str] = Counter()
-    for seed in range(200):
+    # in the last, the replica where one was to decode loses its links while the one that prefills reads a tier
+    for seed in (*range(200), 400):
         total += checked_lockstep_run(seed)
     for outcome in ("finished", "rejected", "timed_out", "failed", "never_asked", "retries", "resent", "handed_over"):
         assert total[outcome] > 30, outcome
