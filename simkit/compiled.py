@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 import numba
 from numba.core.registry import CPUDispatcher
 
-from simkit.compiled_parts import PartCompiler
+from simkit.compiled_parts import OwnPartCompiler, PartCompiler
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -83,9 +83,18 @@ def inlined(function: F) -> F:
     For everything below an entry point: handing a replica's arrays over at each call would cost more than most
     functions do, and a third of the compile time goes into wrappers for Python that nobody calls.
     """
+    return _part(function, PartCompiler, forceinline=True)
+
+
+def called(function: F) -> F:
+    """As `inlined`, but one function of its own in each entry point: for what is large and called from several places."""
+    return _part(function, OwnPartCompiler, forceinline=False)
+
+
+def _part(function: F, compiler: type[PartCompiler], forceinline: bool) -> F:
     if numba.config.DISABLE_JIT:
         return function
-    options = {"_nrt": False, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    dispatcher = numba.njit(pipeline_class=PartCompiler, **options)(function)
+    options = {"_nrt": False, "forceinline": forceinline, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    dispatcher = numba.njit(pipeline_class=compiler, **options)(function)
     dispatcher.__class__ = _Inlined
     return cast(F, dispatcher)

@@ -24,6 +24,17 @@ class _Part(CPUCodeLibrary):  # type: ignore[misc]
         self._finalized = True
 
 
+class _OwnPart(_Part):
+    """The same of a function that its callers call, and do not take in."""
+
+    def add_ir_module(self, ir_module: Any) -> None:
+        """As numba's, once the function is marked for LLVM."""
+        for function in ir_module.functions:
+            if not function.is_declaration:
+                function.attributes.add("noinline")
+        super().add_ir_module(ir_module)
+
+
 def _nothing_to_execute(library: _Part, fndesc: Any, env: object) -> object:
     """Stand in for the context's `get_executable`: numba wants a function object to know the code by."""
     library._ensure_finalized()
@@ -34,9 +45,17 @@ def _nothing_to_execute(library: _Part, fndesc: Any, env: object) -> object:
 class PartCompiler(CompilerBase):  # type: ignore[misc]
     """numba's own passes, into a `_Part`; for `numba.njit(pipeline_class=..)`."""
 
+    library: type[_Part] = _Part
+
     def define_pipelines(self) -> list[object]:
         """The passes, as numba asks for them (its "Customizing the Compiler")."""
         state = self.state
         state.targetctx = state.targetctx.subtarget(get_executable=_nothing_to_execute)
-        state.library = _Part(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library = self.library(state.targetctx.codegen(), state.func_id.func_qualname)
         return [DefaultPassBuilder.define_nopython_pipeline(state)]
+
+
+class OwnPartCompiler(PartCompiler):
+    """The same into an `_OwnPart`."""
+
+    library = _OwnPart

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from simkit.cluster.apart import is_plain, serve_apart
 from simkit.cluster.handover import Disaggregation
 from simkit.cluster.live import Rules, serve_live
 from simkit.cluster.moving import Moving
@@ -29,6 +30,8 @@ def serve_disaggregated(
     """
     if not members:
         raise InputError("disaggregation: no replicas; give each pool at least one")
+    if is_plain(settings, members):
+        return serve_apart(workload, members, settings, on_progress)
     nobody_draws = np.random.default_rng(0)
     moving = Moving(apart=settings)
     return serve_live(

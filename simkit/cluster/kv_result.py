@@ -2,45 +2,64 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from simkit.cluster.job import Job
 from simkit.cluster.roster import Life
 from simkit.cluster.trip import Trip
-from simkit.engine.state import I32
+from simkit.engine.state import I32, I64
 from simkit.metrics.result import RequestColumns, RunResult, Status
 
 OWN_PARTS = ("prefill_ns", "decode_ns", "stalled_ns", "preempted_ns", "host_ns")
 
 
-def whole_way(
-    columns: RequestColumns, trips: Sequence[Trip | None], results: Sequence[RunResult], lives: Sequence[Life]
-) -> RequestColumns:
+class Ways(NamedTuple):
+    """What became of each request's KV, on its last attempt; [n]."""
+
+    decoded: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]"  # it was given to the replica that answers
+    moved_ns: I64  # time in which it only waited for KV on links
+    source: I64  # index of the replica that computed its prompt for another; -1: none did
+    row: I64  # its row there
+
+
+def ways_of(trips: Sequence[Trip | None], lives: Sequence[Life]) -> Ways:
+    """The ways of requests whose last attempts are `trips` [n]; `lives` are of all replicas."""
+    rows = _prefill_rows(trips, lives)
+    decoded, moved, source, row = [], [], [], []
+    for trip in trips:
+        decoded.append(trip is not None and trip.decode.row >= 0)
+        moved.append(trip.moved_ns if trip is not None else 0)
+        there = None if trip is None or trip.prefill is None or not decoded[-1] else trip.source
+        source.append(-1 if there is None else there.index)
+        row.append(0 if there is None or trip is None or trip.prefill is None else rows[trip.prefill])
+    whole = (np.array(values, dtype=np.int64) for values in (moved, source, row))
+    return Ways(np.array(decoded, dtype=np.bool_), *whole)
+
+
+def whole_way(columns: RequestColumns, ways: Ways, results: Sequence[RunResult]) -> RequestColumns:
     """The columns as clients saw them, prefill replica and links counted.
 
-    In `columns` all the time before the last replica had a request is in `queue_ns`; it is parted here. `trips` [n] are
-    those of the last attempts, `results` and `lives` of all replicas.
+    In `columns` all the time before the last replica had a request is in `queue_ns`; it is parted here. `results` are
+    those of all replicas.
     """
     names = ("queue_ns", "transfer_ns", "scheduled_ns", "hit_tokens", "preemptions", *OWN_PARTS)
     found = {name: getattr(columns, name).copy() for name in names}
-    rows = _prefill_rows(trips, lives)
-    for request, trip in enumerate(trips):
-        seen = columns.status[request] == Status.FINISHED or columns.scheduled_ns[request] > 0
-        if trip is None or trip.decode.row < 0 or not seen:
-            continue
-        found["transfer_ns"][request] += trip.moved_ns
-        found["queue_ns"][request] -= trip.moved_ns
-        if trip.prefill is None or trip.source is None:
-            continue
-        there, row = results[trip.source.index].requests, rows[trip.prefill]
+    seen = ways.decoded & ((columns.status == Status.FINISHED) | (columns.scheduled_ns > 0))
+    moved_ns = np.where(seen, ways.moved_ns, 0)
+    found["transfer_ns"] += moved_ns
+    found["queue_ns"] -= moved_ns
+    for number, result in enumerate(results):
+        mine = np.flatnonzero(seen & (ways.source == number))
+        there, rows = result.requests, ways.row[mine]
         for name in OWN_PARTS:
-            part = int(getattr(there, name)[row])
-            found[name][request] += part
-            found["queue_ns"][request] -= part
-        found["scheduled_ns"][request] = there.scheduled_ns[row]
-        found["hit_tokens"][request] = there.hit_tokens[row]
-        found["preemptions"][request] += there.preemptions[row]
+            part = getattr(there, name)[rows]
+            found[name][mine] += part
+            found["queue_ns"][mine] -= part
+        found["scheduled_ns"][mine] = there.scheduled_ns[rows]
+        found["hit_tokens"][mine] = there.hit_tokens[rows]
+        found["preemptions"][mine] += there.preemptions[rows]
     return replace(columns, **found)
 
 
@@ -50,12 +69,16 @@ def prefilled_by(trips: Sequence[Trip | None]) -> I32:
     return np.array(sources, dtype=np.int32)
 
 
-def without_moved_hits(result: RunResult, life: Life) -> RunResult:
-    """KV that came over a link is no hit of this replica's own cache."""
-    jobs = [] if life.station is None else life.station.jobs
-    came = np.array([job.kv_tokens for job in jobs], dtype=np.int32)
-    hits = np.maximum(result.requests.hit_tokens - came, 0)
+def without_moved_hits(result: RunResult, came_tokens: I64) -> RunResult:
+    """KV that came over a link ([rows] tokens) is no hit of this replica's own cache."""
+    hits = np.maximum(result.requests.hit_tokens - came_tokens, 0).astype(np.int32)
     return replace(result, requests=replace(result.requests, hit_tokens=hits))
+
+
+def came_tokens(life: Life) -> I64:
+    """[rows] tokens of each of a replica's jobs whose KV came over links."""
+    jobs = [] if life.station is None else life.station.jobs
+    return np.array([job.kv_tokens for job in jobs], dtype=np.int64)
 
 
 def _prefill_rows(trips: Sequence[Trip | None], lives: Sequence[Life]) -> dict[Job, int]:

@@ -11,12 +11,12 @@ from simkit.cluster.alarm import Alarm
 from simkit.cluster.client import Clients
 from simkit.cluster.door import Door
 from simkit.cluster.kv_flow import KvFlow
-from simkit.cluster.kv_result import prefilled_by, whole_way, without_moved_hits
+from simkit.cluster.kv_result import came_tokens, prefilled_by, ways_of, whole_way, without_moved_hits
 from simkit.cluster.lockstep import check_lockstep
 from simkit.cluster.moving import NOTHING_MOVES, Moving, check_moving
 from simkit.cluster.offers import Offers, event_capacity
 from simkit.cluster.resend import LostJobs
-from simkit.cluster.result import FleetResult, LifeSpan, accounts_of, merged_columns, seen_by_clients
+from simkit.cluster.result import FleetResult, LifeSpan, Seen, accounts_of, merged_columns, seen_by_clients
 from simkit.cluster.roster import Life, Member, Roster, groups_of
 from simkit.cluster.routers import Router
 from simkit.cluster.routers.reported import Reader
@@ -24,7 +24,7 @@ from simkit.cluster.view import FleetView
 from simkit.cluster.way import Choice, Straight, Way
 from simkit.engine.simulate import result_of
 from simkit.engine.state import I64
-from simkit.metrics.result import RequestColumns, RunResult, Status
+from simkit.metrics.result import RequestColumns, RunResult
 from simkit.workloads.transform import selected
 from simkit.workloads.workload import Workload
 
@@ -182,11 +182,13 @@ def _result(house: House, flow: KvFlow | None, name: str, complete: bool) -> Fle
     for i, result in enumerate(replicas):
         rows = np.flatnonzero(replica_of == i)
         parts.append((rows, row_of[rows], result.requests))
-    columns, outside_ns = _clients_columns(door, merged_columns(workload, parts), workload)
+    columns, outside_ns = _seen(door).columns(merged_columns(workload, parts), workload)
     trips = [None if flow is None or job is None else flow.trip_of(job) for job in door.last]
     if flow is not None:
-        columns = whole_way(columns, trips, replicas, lives)
-        replicas = tuple(without_moved_hits(result, life) for result, life in zip(replicas, lives, strict=True))
+        columns = whole_way(columns, ways_of(trips, lives), replicas)
+        replicas = tuple(
+            without_moved_hits(result, came_tokens(life)) for result, life in zip(replicas, lives, strict=True)
+        )
     handover = None if flow is None else flow.handover(door.last)
     arrived = sum(ns >= 0 for ns in door.arrived_ns)
     accounts = accounts_of(
@@ -234,25 +236,13 @@ def _life_result(house: House, life: Life, complete: bool) -> RunResult:
     return replace(result, requests=replace(result.requests, arrival_ns=sent))
 
 
-def _clients_columns(door: Door, columns: RequestColumns, workload: Workload) -> tuple[RequestColumns, I64]:
-    """The columns as clients saw them, and the time [n] before the last replica had each request."""
-    status = np.array(door.status, dtype=np.int8)
-    arrived = np.array(door.arrived_ns, dtype=np.int64)
-    came = arrived >= 0
-    sent = np.array([0 if job is None else job.sent_ns for job in door.last], dtype=np.int64)
-    outside = np.where(came & (sent >= 0), sent - arrived, 0)
-    finished = status == Status.FINISHED
-    over = np.array(door.over_ns, dtype=np.int64)
-    earlier_first = np.array(door.first_token_ns, dtype=np.int64)
-    started = columns.scheduled_ns > 0
-    return replace(
-        columns,
-        status=status,
-        arrival_ns=np.where(came, arrived, workload.arrival_us * 1000),
-        prompt_tokens=workload.prompt_tokens,
-        output_tokens=workload.output_tokens,
-        generated_tokens=(columns.generated_tokens + np.array(door.generated, dtype=np.int64)).astype(np.int32),
-        first_token_ns=np.where(earlier_first > 0, earlier_first, columns.first_token_ns),
-        finish_ns=np.where(status == Status.UNFINISHED, 0, np.where(status == Status.REJECTED, 0, over)),
-        queue_ns=np.where(finished | started, columns.queue_ns + outside, 0),
-    ), outside
+def _seen(door: Door) -> Seen:
+    """What the door knows of all requests."""
+    return Seen(
+        status=np.array(door.status, dtype=np.int8),
+        arrived_ns=np.array(door.arrived_ns, dtype=np.int64),
+        sent_ns=np.array([0 if job is None else job.sent_ns for job in door.last], dtype=np.int64),
+        over_ns=np.array(door.over_ns, dtype=np.int64),
+        first_token_ns=np.array(door.first_token_ns, dtype=np.int64),
+        generated=np.array(door.generated, dtype=np.int64),
+    )

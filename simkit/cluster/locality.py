@@ -18,8 +18,8 @@ class Locality:
         self._prompt = workload.prompt_tokens
         self._shares_content = workload.prefixes is not None
         self._block_tokens = members[0].spec.limits.block_size
-        self._longest_prompt = min(_reach(member) for member in members if member.pool in settings.prefill)
-        self._longest = min(_reach(member) for member in members if member.pool in settings.decode)
+        self._longest_prompt = min(reach(member) for member in members if member.pool in settings.prefill)
+        self._longest = min(reach(member) for member in members if member.pool in settings.decode)
 
     def is_too_long(self, job: Job) -> bool:
         """Whether a replica that it might be sent to cannot serve it; what has grown need not go to prefill again."""
@@ -47,7 +47,7 @@ class Locality:
         return job.prompt_tokens + 1 > self._longest_prompt
 
 
-def _reach(member: Member) -> int:
+def reach(member: Member) -> int:
     """Tokens of the longest request that a replica can serve: its context, and its cache."""
     limits = member.spec.limits
     return min(limits.max_model_len, (member.spec.num_blocks - 1) * limits.block_size)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,6 +73,36 @@ class FleetResult:
             life.gpus * ((self.end_ns if life.ended_ns is None else life.ended_ns) - life.asked_ns)
             for life in self.lives
         )
+
+
+class Seen(NamedTuple):
+    """What the door knows of each request; [n], ns."""
+
+    status: "np.ndarray[tuple[int, ...], np.dtype[np.int8]]"  # Status
+    arrived_ns: I64  # -1: it never asked
+    sent_ns: I64  # to the replica that had it last; -1: to none
+    over_ns: I64
+    first_token_ns: I64  # of an earlier attempt that was taken up again; 0: none
+    generated: I64  # tokens that earlier attempts delivered and the last one goes on from
+
+    def columns(self, found: RequestColumns, workload: Workload) -> tuple[RequestColumns, I64]:
+        """The columns of the last replicas as clients saw them, and the time [n] before that replica had each."""
+        came = self.arrived_ns >= 0
+        outside = np.where(came & (self.sent_ns >= 0), self.sent_ns - self.arrived_ns, 0)
+        finished = self.status == Status.FINISHED
+        unanswered = np.isin(self.status, (Status.UNFINISHED, Status.REJECTED))
+        started = found.scheduled_ns > 0
+        return replace(
+            found,
+            status=self.status,
+            arrival_ns=np.where(came, self.arrived_ns, workload.arrival_us * 1000),
+            prompt_tokens=workload.prompt_tokens,
+            output_tokens=workload.output_tokens,
+            generated_tokens=(found.generated_tokens + self.generated).astype(np.int32),
+            first_token_ns=np.where(self.first_token_ns > 0, self.first_token_ns, found.first_token_ns),
+            finish_ns=np.where(unanswered, 0, self.over_ns),
+            queue_ns=np.where(finished | started, found.queue_ns + outside, 0),
+        ), outside
 
 
 def seen_by_clients(fleet: FleetResult, specs: Sequence[ReplicaSpec]) -> FleetResult:

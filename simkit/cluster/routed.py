@@ -49,7 +49,7 @@ def serve_routed(
                 rack = roomier(rack)
             if on_progress is not None:
                 on_progress(first)
-        _finish(rack, specs, offers)
+        finish(rack, specs, offers)
         complete = True
     except KeyboardInterrupt:
         complete = False
@@ -57,7 +57,7 @@ def serve_routed(
     return plain_fleet(name, workload, parts, specs, complete)
 
 
-def _finish(rack: Rack, specs: Sequence[ReplicaSpec], offers: Sequence[Offered]) -> None:
+def finish(rack: Rack, specs: Sequence[ReplicaSpec], offers: Sequence[Offered]) -> None:
     """Serve what is left."""
     for i, (spec, offer) in enumerate(zip(specs, offers, strict=True)):
         replica = replica_of(rack, i, offer.limits)

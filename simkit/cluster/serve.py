@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from simkit.cluster.apart import is_plain, serve_apart
 from simkit.cluster.autoscaling import autoscaling_process
 from simkit.cluster.faults import fault_process
 from simkit.cluster.fleet import compiled_rule, named_router, serve_fleet
@@ -54,14 +55,17 @@ def serve_cluster(
         )
     if not isinstance(chosen, Router):
         raise InputError(f"router {name}: has no choose(request, fleet), which a cluster with processes needs; add it")
+    # prefill replicas have a router if one is asked for
+    by_load = moving.apart is not None and cluster.router is None
+    if moving.apart is not None and by_load and not (cluster.on_the_clock or moving.tiers):
+        if is_plain(moving.apart, members):
+            return serve_apart(workload, members, moving.apart, on_progress)
     _, client_stream, fault_stream = streams(seed, 3)
     processes: list[Callable[[House], None]] = [fault_process(cluster.faults, cluster.startup, fault_stream)]
     for scaling in cluster.autoscaling:
         processes.append(autoscaling_process(scaling, templates[scaling.pool], cluster.startup))
     rules = Rules(cluster.admission, cluster.clients, cluster.lost_jobs)
     arrivals = session_arrivals(cluster.sessions, workload)
-    # prefill replicas have a router if one is asked for
-    by_load = moving.apart is not None and cluster.router is None
     return serve_live(
         workload,
         members,
