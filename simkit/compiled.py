@@ -87,8 +87,13 @@ def inlined(function: F) -> F:
 
 
 def called(function: F) -> F:
-    """As `inlined`, but one function of its own in each entry point: for what is large and called from several places."""
+    """As `inlined`, but a function of its own in each entry point: for what is large and called from several places."""
     return _part(function, OwnPartCompiler, forceinline=False)
+
+
+def within(entry: F) -> F:
+    """An entry point as a part of others: they would pay for its machine code and its wrapper for Python again."""
+    return _part(getattr(entry, "py_func", entry), PartCompiler, forceinline=True)
 
 
 def _part(function: F, compiler: type[PartCompiler], forceinline: bool) -> F:

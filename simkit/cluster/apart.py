@@ -19,9 +19,9 @@ from simkit.cluster.loops.apart_state import (
     LINK,
     MOST_KEPT,
     NODE,
-    NUMBER,
     OVER,
     OWED_BYTES,
+    PLACES,
     STATION,
     TRIP,
     Yard,
@@ -106,17 +106,20 @@ def _new_yard(
         min(reach(member) for member, first in zip(members, prefills, strict=True) if first == side)
         for side in (True, False)
     )
+    trips["prompt"] = prompt
+    trips["weight"] = prompt + offers[0].requests["predicted"]
+    trips["prefill_blocks"] = (prompt + 1 + size - 1) // size
+    trips["decode_blocks"] = (prompt + workload.output_tokens + size - 1) // size
     trips["fits"] = (prompt + workload.output_tokens <= longest) & (prompt + 1 <= longest_prompt)
     trips["local"] = prompt - 1 < size
     for name in ("source", "target", "prefill_row", "decode_row", "turned_away", "sent_ns"):
         trips[name] = -1
-    at = np.zeros(NUMBER + 1, dtype=np.int64)
+    at = np.zeros(PLACES, dtype=np.int64)
     at[ARRIVAL_NS] = int(workload.arrival_us[0]) * 1000 if n else NEVER
     return Yard(
         stations=stations,
         trips=trips,
         links=links,
-        weight=offers[0].requests["prompt"].astype(np.int64) + offers[0].requests["predicted"],
         ending=np.zeros((count, n), dtype=np.float64),
         number=np.zeros((count, n), dtype=np.int64),
         cargo=np.zeros((count, n), dtype=np.int64),

@@ -57,9 +57,9 @@ def serve_cluster(
         raise InputError(f"router {name}: has no choose(request, fleet), which a cluster with processes needs; add it")
     # prefill replicas have a router if one is asked for
     by_load = moving.apart is not None and cluster.router is None
-    if moving.apart is not None and by_load and not (cluster.on_the_clock or moving.tiers):
-        if is_plain(moving.apart, members):
-            return serve_apart(workload, members, moving.apart, on_progress)
+    nothing_else = by_load and not (cluster.on_the_clock or moving.tiers)
+    if nothing_else and moving.apart is not None and is_plain(moving.apart, members):
+        return serve_apart(workload, members, moving.apart, on_progress)
     _, client_stream, fault_stream = streams(seed, 3)
     processes: list[Callable[[House], None]] = [fault_process(cluster.faults, cluster.startup, fault_stream)]
     for scaling in cluster.autoscaling:

@@ -13,7 +13,7 @@ from simkit.plan.answer import Question
 from simkit.plan.changes import Change, best_changes
 from simkit.plan.confidence import Confidence, StepTimeError, confidence, kept_probability
 from simkit.plan.cost import Ledger, Use, ledger
-from simkit.plan.fleet import replay_routed, replay_share
+from simkit.plan.fleet import replay_routed, share_served
 from simkit.plan.knee import Knee, find_knee
 from simkit.plan.launch import Launch, launch
 from simkit.plan.launch_apart import launch_apart
@@ -23,8 +23,7 @@ from simkit.plan.resources import Resource, resources
 from simkit.plan.scenario import KNOWN, Scenario, scenarios
 from simkit.plan.settings import PlanSettings
 from simkit.plan.space import Kind
-from simkit.plan.traffic import replica_share
-from simkit.plan.unit import Group, Served, Unit, serve
+from simkit.plan.unit import Group, Served, Unit
 from simkit.plan.use import fleet_use, groups_use
 from simkit.plan.waterfalls import Waterfall, waterfalls
 from simkit.workloads.workload import Workload
@@ -92,13 +91,12 @@ def decide(
     """Replay the chosen deployment as often as its answers need; `on_part` is told how many of `PARTS` are done."""
     spec = question.spec_of(kind)
     workload, rate, promise = question.workload, question.rate_per_s, question.promise
-    planned, served = _planned(spec, question, replicas)
+    planned, served = share_served(spec, workload, replicas, rate, promise)
     on_part(1)
     knee = find_knee(spec, workload, replicas, promise, rate * 1.05)
     guess = knee.rate_per_s
-    by_factor = {
-        factor: find_knee(spec, workload, replicas, promise, guess, factor).rate_per_s for factor in (FASTER, SLOWER)
-    }
+    nearby = partial(_knee_at, unit=spec, question=question, units=replicas, guess=guess)
+    by_factor = dict(zip((FASTER, SLOWER), over(nearby, (FASTER, SLOWER), workers), strict=True))
     on_part(2)
     doubt = (rate, promise, error, draw, settings.replications, workers)
     sure = confidence(spec, workload, replicas, *doubt)
@@ -163,9 +161,9 @@ def known_shares(unit: Unit, served: Served) -> dict[str, float] | None:
     return {"assumed": 1.0} if spec.provenance == PROVENANCE else None
 
 
-def _planned(unit: Unit, question: Question, replicas: int) -> tuple[Observation, Served]:
-    seen = replay_share(unit, question.workload, replicas, question.rate_per_s, question.promise)
-    return seen, serve(unit, replica_share(question.workload, replicas, question.rate_per_s))
+def _knee_at(factor: float, unit: Unit, question: Question, units: int, guess: float | None) -> float | None:
+    """The rate held with steps `factor` times as long."""
+    return find_knee(unit, question.workload, units, question.promise, guess, factor).rate_per_s
 
 
 def _stresses(

@@ -9,7 +9,7 @@ from simkit.metrics.slo import GOODPUT, Promise
 from simkit.plan.observation import Observation, latencies_of, observe
 from simkit.plan.scenario import AS_PLANNED, Scenario, changed
 from simkit.plan.traffic import LEAST_REQUESTS, MOST_REQUESTS, replica_share
-from simkit.plan.unit import Group, Unit, serve, serve_groups
+from simkit.plan.unit import Group, Served, Unit, serve, serve_groups
 from simkit.workloads.workload import Workload
 
 
@@ -27,7 +27,7 @@ def replay_share(
     All replicas are alike then, so one's percentiles are the fleet's; goodput is scaled to the fleet. `replicas` must
     be more than the scenario takes down.
     """
-    return share_and_latencies(spec, workload, replicas, rate_per_s, promise, scenario, step_time_factor)[0]
+    return share_served(spec, workload, replicas, rate_per_s, promise, scenario, step_time_factor)[0]
 
 
 def share_and_latencies(
@@ -40,6 +40,20 @@ def share_and_latencies(
     step_time_factor: float = 1.0,
 ) -> tuple[Observation, Latencies]:
     """`replay_share`, with the latencies of the requests after the warm-up."""
+    seen, served = share_served(spec, workload, replicas, rate_per_s, promise, scenario, step_time_factor)
+    return seen, latencies_of(served.requests)
+
+
+def share_served(
+    spec: Unit,
+    workload: Workload,
+    replicas: int,
+    rate_per_s: float,
+    promise: Promise,
+    scenario: Scenario = AS_PLANNED,
+    step_time_factor: float = 1.0,
+) -> tuple[Observation, Served]:
+    """`replay_share`, with all that the replica did."""
     up = replicas - scenario.replicas_down
     share = replica_share(workload, up, rate_per_s * scenario.rate_factor)
     share = changed(share, scenario, spec.limits.max_model_len)
@@ -48,8 +62,7 @@ def share_and_latencies(
     mine = promise if owed is None else replace(promise, goodput_per_s=owed / up)
     served = serve(spec, share, step_time_factor * scenario.step_time_factor)
     seen = observe(served.requests, served.runs, mine)
-    seen = replace(seen, figures={**seen.figures, GOODPUT: seen.figures[GOODPUT] * up})
-    return seen, latencies_of(served.requests)
+    return replace(seen, figures={**seen.figures, GOODPUT: seen.figures[GOODPUT] * up}), served
 
 
 def replay_routed(

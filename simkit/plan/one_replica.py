@@ -9,13 +9,12 @@ from simkit.plan.changes import Change, best_changes
 from simkit.plan.confidence import Confidence, StepTimeError, confidence, kept_probability
 from simkit.plan.cost import Ledger, Prices, Use, ledger
 from simkit.plan.decision import known_shares
-from simkit.plan.fleet import replay_share
+from simkit.plan.fleet import share_served
 from simkit.plan.knee import find_knee
 from simkit.plan.observation import Observation
 from simkit.plan.resources import Resource, resources
 from simkit.plan.space import Kind
-from simkit.plan.traffic import replica_share
-from simkit.plan.unit import Group, serve
+from simkit.plan.unit import Group
 from simkit.plan.use import fleet_use
 from simkit.plan.waterfalls import Waterfall, waterfalls
 from simkit.workloads.workload import Workload
@@ -55,8 +54,7 @@ def look_at(
     spec = question.spec_of(kind)
     assert not isinstance(spec, Group), "one replica is asked for"
     workload, rate, promise = question.workload, question.rate_per_s, question.promise
-    planned = replay_share(spec, workload, 1, rate, promise)
-    served = serve(spec, replica_share(workload, 1, rate))
+    planned, served = share_served(spec, workload, 1, rate, promise)
     sure = confidence(spec, workload, 1, rate, promise, error, draw, replications)
     on_part(1)
     below = {

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from simkit.cluster.disaggregated import serve_disaggregated
 from simkit.cluster.handover import Disaggregation
 from simkit.cluster.moving import Moving, check_moving, token_bytes
-from simkit.cluster.result import FleetResult, seen_by_clients
+from simkit.cluster.result import FleetResult
 from simkit.cluster.roster import Member
 from simkit.cluster.topology import LinkSpec
 from simkit.engine.deployment import Deployment, ReplicaSpec
@@ -104,7 +104,7 @@ def serve_groups(group: Group, groups: int, workload: Workload, step_time_factor
     fleet = serve_disaggregated(workload, members, Disaggregation(link=group.link))
     if not fleet.complete:
         raise KeyboardInterrupt
-    return seen_by_clients(fleet, [member.spec for member in members])
+    return fleet
 
 
 def _slowed(spec: ReplicaSpec, factor: float) -> ReplicaSpec:

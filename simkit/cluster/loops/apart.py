@@ -16,6 +16,7 @@ from simkit.cluster.loops.apart_state import (
     OWED_BYTES,
     READY_HEAD,
     READY_TAIL,
+    ROLE,
     THERE_HEAD,
     THERE_TAIL,
     TURN,
@@ -26,6 +27,7 @@ from simkit.cluster.loops.apart_state import (
 from simkit.cluster.loops.apart_station import (
     NO_ROOM,
     RUN,
+    ask,
     cached_tokens,
     give,
     hold,
@@ -33,12 +35,11 @@ from simkit.cluster.loops.apart_station import (
     visit,
     wake_at,
     weight_of,
-    whole_blocks,
 )
 from simkit.cluster.loops.wire import begin_transfer, end_transfer, link_between
 from simkit.cluster.rack import Rack
 from simkit.compiled import called, compiled, inlined
-from simkit.engine.state import NEVER, ROWS
+from simkit.engine.state import I64, NEVER, ROWS
 
 # why serve() returned: nothing is left to happen; a replica may not have room for its next requests; so much happened
 IDLE, FULL, MORE = range(3)
@@ -75,7 +76,7 @@ def serve(rack: Rack, yard: Yard, events: int) -> int:
                 what, when, turn, late = IS_THERE, there.due_ns, there.due_turn, True
         if what == NOTHING:
             return IDLE
-        if _may_be_full(rack, yard):
+        if _may_be_full(rack.at, rack.requests.shape[1], yard):
             return FULL
         at[NOW_NS] = when
         if what == WAKES:
@@ -93,16 +94,15 @@ def serve(rack: Rack, yard: Yard, events: int) -> int:
 
 
 @inlined
-def _may_be_full(rack: Rack, yard: Yard) -> bool:
-    """Whether a replica may be given more requests than it has room for by what happens next."""
-    room = rack.requests.shape[1]
+def _may_be_full(replicas_at: I64, room: int, yard: Yard) -> bool:
+    """Whether a replica may be given more requests than it has room for by what happens next; `replicas_at` [R, ..]."""
     if room > len(yard.trips):
         return False
     at = yard.at
     most = 3 + len(yard.told) + at[WAITING_TAIL] - at[WAITING_HEAD] + at[READY_TAIL] - at[READY_HEAD]
     fullest = 0
     for i in range(len(yard.stations)):
-        fullest = max(fullest, rack.at[i, ROWS])
+        fullest = max(fullest, replicas_at[i, ROWS])
     return bool(fullest + most > room)
 
 
@@ -120,7 +120,7 @@ def _arrive(rack: Rack, yard: Yard) -> None:
         at[ARRIVAL_TURN] = at[TURN]
     trip = yard.trips[request]
     if trip.fits == 0:
-        _turn_away(rack, yard, request)
+        _turn_away(rack.at, yard, request)
     elif trip.local == 1:
         yard.ready[at[READY_TAIL]] = request
         at[READY_TAIL] += 1
@@ -136,14 +136,14 @@ def _arrive(rack: Rack, yard: Yard) -> None:
 
 
 @inlined
-def _turn_away(rack: Rack, yard: Yard, request: int) -> None:
+def _turn_away(replicas_at: I64, yard: Yard, request: int) -> None:
     """It is too long: the first decode replica notes it."""
     trip = yard.trips[request]
     first = 0
     while yard.stations[first].prefills == 1:
         first += 1
     trip.target = first
-    trip.turned_away = rack.at[first, ROWS]
+    trip.turned_away = replicas_at[first, ROWS]
     trip.sent_ns = yard.at[NOW_NS]
     trip.over_ns = yard.at[NOW_NS]
     trip.status = REJECTED
@@ -166,10 +166,11 @@ def _serve_waiting(rack: Rack, yard: Yard) -> None:
 @inlined
 def _taker(rack: Rack, yard: Yard, request: int) -> int:
     """The prefill replica with least to do of those that take a request now, or NO_ROOM."""
-    count = _by_load(rack, yard, request, 1)
+    yard.at[ROLE] = 1
+    count = _by_load(rack, yard, request)
     for k in range(count):
         i = yard.order[k]
-        if yard.stations[i].claimed + whole_blocks(rack, yard, i, request) <= yard.stations[i].usable:
+        if yard.stations[i].claimed + yard.trips[request].prefill_blocks <= yard.stations[i].usable:
             return int(i)
     return NO_ROOM
 
@@ -178,7 +179,7 @@ def _taker(rack: Rack, yard: Yard, request: int) -> int:
 def _send(rack: Rack, yard: Yard, request: int, taker: int) -> None:
     """A prefill replica is to compute a prompt and keep it."""
     yard.trips[request].source = taker
-    yard.stations[taker].claimed += whole_blocks(rack, yard, taker, request)
+    yard.stations[taker].claimed += yard.trips[request].prefill_blocks
     give(rack, yard, taker, request)
 
 
@@ -205,9 +206,9 @@ def _serve_ready(rack: Rack, yard: Yard) -> None:
 def _find_room(rack: Rack, yard: Yard, request: int) -> int:
     """Hold blocks at the decode replica with least to do that has room; how many must come, or NO_ROOM."""
     trip = yard.trips[request]
-    prompt = rack.offered[0, request].prompt
-    blocks = 0 if trip.local == 1 else (prompt - 1) // yard.block_tokens
-    count = _by_load(rack, yard, request, 0)
+    blocks = 0 if trip.local == 1 else (trip.prompt - 1) // yard.block_tokens
+    yard.at[ROLE] = 0
+    count = _by_load(rack, yard, request)
     for k in range(count):
         i = yard.order[k]
         missing = hold(rack, yard, i, request, blocks)
@@ -218,11 +219,11 @@ def _find_room(rack: Rack, yard: Yard, request: int) -> int:
 
 
 @called
-def _by_load(rack: Rack, yard: Yard, request: int, prefills: int) -> int:
-    """Put the replicas of one role in order: tokens not done, and what of this prompt is not cached; how many."""
+def _by_load(rack: Rack, yard: Yard, request: int) -> int:
+    """Put the replicas of a role in order: tokens not done, and what of this prompt is not cached; how many."""
     count = 0
     for i in range(len(yard.stations)):
-        if yard.stations[i].prefills == prefills:
+        if yard.stations[i].prefills == yard.at[ROLE]:
             yard.order[count] = i
             count += 1
     if count == 1:
@@ -272,7 +273,8 @@ def _wake(rack: Rack, yard: Yard, i: int) -> None:
     station.due_ns = NEVER
     while True:
         if station.late == 0:
-            visit(rack, yard, i, RUN, 0, 0)
+            ask(yard, RUN, 0, 0)
+            visit(rack, yard, i)
         if station.late == 0:
             return
         if station.late_ns > yard.at[NOW_NS]:
@@ -290,7 +292,7 @@ def _tell(rack: Rack, yard: Yard, i: int) -> None:
     for k in range(count):
         yard.told[k] = rack.given[i, yard.late[i, k]]
         station.requests -= 1
-        station.tokens -= weight_of(rack, yard, i, yard.told[k])
+        station.tokens -= weight_of(yard, i, yard.told[k])
         if station.prefills == 0:
             _disembark(yard, i, yard.told[k])
     for k in range(count):

@@ -36,6 +36,10 @@ STATION = np.dtype(
 # a request on its way, as simkit.cluster.trip.Trip
 TRIP = np.dtype(
     [
+        ("prompt", np.int64),  # tokens
+        ("weight", np.int64),  # what it weighs where it decodes; where it is prefilled its prompt
+        ("prefill_blocks", np.int64),  # KV blocks of all that is computed of it there
+        ("decode_blocks", np.int64),
         ("fits", np.int8),
         ("local", np.int8),  # 1: its decode replica computes the prompt too
         ("status", np.int8),  # simkit.metrics.result.Status
@@ -98,7 +102,9 @@ NODE = np.dtype([("block", np.int32), ("after", np.int32)])  # a block that a re
     ACT,  # what simkit.cluster.loops.apart_station.visit is asked to do
     ABOUT,  # for which request
     NUMBER,  # and with how many blocks, or in which row
-) = range(19)
+    ROLE,  # whose loads are asked for: STATION.prefills
+    PLACES,
+) = range(21)
 
 # which transfers meet on a link
 BY_SENDER, BY_RECEIVER, BY_ALL = range(3)
@@ -110,7 +116,6 @@ class Yard(NamedTuple):
     stations: Records  # STATION [R]
     trips: Records  # TRIP [n]
     links: Records  # LINK [R]
-    weight: I64  # [n] what a request weighs where it decodes
     ending: F64  # [R, n] heaps of transfers under way: the bytes at which each ends,
     number: I64  # [R, n] in which order they began,
     cargo: I64  # [R, n] and whose they are

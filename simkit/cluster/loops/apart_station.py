@@ -1,12 +1,12 @@
 """A replica in the compiled loop of prefill and decode apart, look for look as simkit.cluster.kv_station has it."""
 
+from simkit.cluster.loops import kept_blocks, until_end
 from simkit.cluster.loops.apart_state import ABOUT, ACT, NOW_NS, NUMBER, TURN, Yard
-from simkit.cluster.loops.kept_blocks import keep, land, let_go, make_room
 from simkit.cluster.loops.lookahead import earliest_end, steps_of
 from simkit.cluster.loops.routed import pool_at, recorder_at, tables_at
-from simkit.cluster.loops.until_end import COUNT, END, cached_blocks, list_ended
+from simkit.cluster.loops.until_end import COUNT, END, list_ended
 from simkit.cluster.rack import Rack
-from simkit.compiled import called, inlined
+from simkit.compiled import called, inlined, within
 from simkit.engine.loop import turn
 from simkit.engine.state import (
     FLUSH,
@@ -22,6 +22,10 @@ from simkit.engine.state import (
     Replica,
 )
 
+cached_blocks = within(until_end.cached_blocks)
+keep, land = within(kept_blocks.keep), within(kept_blocks.land)
+let_go, make_room = within(kept_blocks.let_go), within(kept_blocks.make_room)
+
 # what visit() is to do besides catching up
 RUN, CACHED, HOLD, LAND, PART = range(5)
 NO_ROOM = -1
@@ -34,19 +38,21 @@ def cached_tokens(rack: Rack, yard: Yard, i: int, request: int) -> int:
     named = min(asked.content_blocks, (asked.prompt - 1) // yard.block_tokens)
     if named == 0:
         return 0
-    return visit(rack, yard, i, CACHED, request, named) * yard.block_tokens
+    ask(yard, CACHED, request, named)
+    return visit(rack, yard, i) * yard.block_tokens
 
 
 @inlined
 def hold(rack: Rack, yard: Yard, i: int, request: int, blocks: int) -> int:
     """Hold the first blocks of a request that comes; how many of them must come, or NO_ROOM."""
-    missing = visit(rack, yard, i, HOLD, request, blocks)
+    ask(yard, HOLD, request, blocks)
+    missing = visit(rack, yard, i)
     if missing != NO_ROOM:
         station = yard.stations[i]
-        yard.trips[request].lacking = whole_blocks(rack, yard, i, request) - blocks
+        yard.trips[request].lacking = yard.trips[request].decode_blocks - blocks
         yard.aboard[i, station.aboard] = request
         station.aboard += 1
-        station.coming_tokens += yard.weight[request]
+        station.coming_tokens += yard.trips[request].weight
     return missing
 
 
@@ -70,16 +76,17 @@ def give(rack: Rack, yard: Yard, i: int, request: int) -> None:
         trip.sent_ns = now
     rack.at[i, ROWS] = row + 1
     station.requests += 1
-    station.tokens += weight_of(rack, yard, i, request)
+    station.tokens += weight_of(yard, i, request)
     steps = steps_of(rack.limits[i].speculative_tokens, asked.output)
     early = now + steps * shape.least_step_ns
     if station.due_ns == NEVER or station.asked_ns > early:
         wake_at(yard, i, early)
     if station.prefills == 1:
         return
-    station.coming_tokens -= yard.weight[request]
+    station.coming_tokens -= yard.trips[request].weight
     if trip.blocks > 0:
-        visit(rack, yard, i, LAND, request, row)
+        ask(yard, LAND, request, row)
+        visit(rack, yard, i)
         yard.landed[i, station.landed] = request
         station.landed += 1
 
@@ -87,24 +94,16 @@ def give(rack: Rack, yard: Yard, i: int, request: int) -> None:
 @inlined
 def part_with(rack: Rack, yard: Yard, i: int, request: int) -> None:
     """The KV that replica i computed for a request is no longer wanted there."""
-    visit(rack, yard, i, PART, request, 0)
-    yard.stations[i].claimed -= whole_blocks(rack, yard, i, request)
+    ask(yard, PART, request, 0)
+    visit(rack, yard, i)
+    yard.stations[i].claimed -= yard.trips[request].prefill_blocks
 
 
 @inlined
-def weight_of(rack: Rack, yard: Yard, i: int, request: int) -> int:
+def weight_of(yard: Yard, i: int, request: int) -> int:
     """What routers take a request for at replica i."""
-    if yard.stations[i].prefills == 1:
-        return int(rack.offered[rack.shape[i].kind, request].prompt)
-    return int(yard.weight[request])
-
-
-@inlined
-def whole_blocks(rack: Rack, yard: Yard, i: int, request: int) -> int:
-    """KV blocks of all that replica i computes of a request."""
-    asked = rack.offered[rack.shape[i].kind, request]
-    output = 1 if yard.stations[i].prefills == 1 else asked.output
-    return int((asked.prompt + output + yard.block_tokens - 1) // yard.block_tokens)
+    trip = yard.trips[request]
+    return int(trip.prompt if yard.stations[i].prefills == 1 else trip.weight)
 
 
 @inlined
@@ -120,18 +119,16 @@ def wake_at(yard: Yard, i: int, at_ns: int) -> None:
 
 
 @inlined
-def visit(rack: Rack, yard: Yard, i: int, act: int, request: int, number: int) -> int:
-    """Do what needs the whole of replica i, once it has caught up."""
-    # not handed over as arguments: numba would make a copy of the function for each constant that it is called with
+def ask(yard: Yard, act: int, request: int, number: int) -> None:
+    """Say what `visit` is to do; of a function that is handed constants numba makes a copy for each."""
     yard.at[ACT] = act
     yard.at[ABOUT] = request
     yard.at[NUMBER] = number
-    return _visit(rack, yard, i)
 
 
 @called
-def _visit(rack: Rack, yard: Yard, i: int) -> int:
-    """The only place from which replicas run, for the engine is compiled into it."""
+def visit(rack: Rack, yard: Yard, i: int) -> int:
+    """Do what was asked of replica i, once it has caught up: it runs from here only, for the engine is compiled in."""
     act, request, number = yard.at[ACT], yard.at[ABOUT], yard.at[NUMBER]
     station, shape, trip = yard.stations[i], rack.shape[i], yard.trips[request]
     # no function of its own: numba returns no tuple with a record in it
@@ -208,7 +205,7 @@ def _hold(rack: Rack, yard: Yard, i: int, request: int, r: Replica, number: int)
     most = 0
     for k in range(station.aboard):
         most = max(most, yard.trips[yard.aboard[i, k]].lacking)
-    if station.holding + number + max(most, whole_blocks(rack, yard, i, request) - number) > station.usable:
+    if station.holding + number + max(most, trip.decode_blocks - number) > station.usable:
         return NO_ROOM
     trip.blocks = number
     trip.cached = 0
