@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -28,7 +29,7 @@ from simkit.plan.study import Study, question_key
 from simkit.plan.sure import surely, unsure
 from simkit.plan.sweep import mean_rate
 from simkit.plan.tree import decision_tree, infeasible_tree
-from simkit.plan.unit import Unit, work_out
+from simkit.plan.unit import Unit, warm_up_group, work_out
 from simkit.plan.words import no_way, verdict
 from simkit.report.directory import write_atomically
 from simkit.report.plan_page import plan_page
@@ -116,6 +117,10 @@ def fleet_plan(config: PlanConfig, folder: Path | None, study: Path | None, work
     with waiting_for("compiling the engine, which is kept for later runs"):
         warm_up(config.deployment.engine.discipline)
     options = kinds(settings.search, config.deployment)
+    group = next((kind for kind in options if kind.apart is not None), None)
+    if group is not None:
+        with waiting_for("compiling the loop of groups, which is kept for later runs"):
+            _warm_up(question, group)
     key = question_key({"config": config.model_dump(mode="json"), "versions": versions()})
     found = _search(options, question, workers, Study(study, key), settings.front)
     lines, tree, decision = _answer(config, settings, question, found, workers)
@@ -136,6 +141,12 @@ def fleet_plan(config: PlanConfig, folder: Path | None, study: Path | None, work
         raise TargetNotMetError(lines[0])
 
 
+def _warm_up(question: Question, group: Kind) -> None:
+    """Compile what groups are replayed by; a kind that cannot run says why in the search."""
+    with suppress(InputError):
+        warm_up_group(question.spec_of(group), question.workload)
+
+
 def front_figure_key(slo: dict[str, float]) -> str:
     """The latency of the Pareto front: that of the first target of a percentile."""
     targets = promise(slo).targets
@@ -147,10 +158,9 @@ def _search(options: list[Kind], question: Question, workers: Workers, study: St
         try:
             return search(options, question, workers, study, front, on_progress)
         except KeyboardInterrupt:
-            done = len(study.answers)
-            raise PartialResultError(
-                f"interrupted with {done} of {len(options)} kinds answered; with --study FILE the search can go on"
-            ) from None
+            done = f"interrupted with {len(study.answers)} of {len(options)} kinds answered"
+            go_on = "with --study FILE the search can go on" if study.path is None else "the same command goes on"
+            raise PartialResultError(f"{done}; {go_on}") from None
 
 
 def _answer(

@@ -156,41 +156,22 @@ def _result(
         _part(workload, rack, yard, i, offer, rows, complete)
         for i, (offer, rows) in enumerate(zip(offers, given, strict=True))
     ]
-    sent = trips.sent_ns >= 0
-    where = np.where(sent, trips.target, -1).astype(np.int32)
-    row_of = np.zeros(n, dtype=np.int64)
-    for i, rows in enumerate(given):
-        if yard.stations[i].prefills == 0:
-            row_of[rows] = np.arange(len(rows))
-    mine = [np.flatnonzero(where == i) for i in range(len(members))]
+    replica_of = np.where(trips.sent_ns >= 0, trips.target, -1).astype(np.int32)
+    row_of, prefill_row_of = _rows(yard, given, prefills=0), _rows(yard, given, prefills=1)
+    mine = [np.flatnonzero(replica_of == i) for i in range(len(members))]
     columns = merged_columns(
         workload, [(rows, row_of[rows], part.requests) for rows, part in zip(mine, parts, strict=True)]
     )
-    arrived = int(at[ARRIVALS])
-    came = np.arange(n) < arrived
-    seen = Seen(
-        status=trips.status.astype(np.int8),
-        arrived_ns=np.where(came, workload.arrival_us * 1000, -1),
-        sent_ns=np.where(came, trips.sent_ns, 0),
-        over_ns=np.asarray(trips.over_ns),
-        first_token_ns=np.zeros(n, dtype=np.int64),
-        generated=np.zeros(n, dtype=np.int64),
-    )
-    columns, outside_ns = seen.columns(columns, workload)
+    columns, outside_ns = _seen(workload, yard).columns(columns, workload)
     decoded = trips.decode_row >= 0
-    prefilled = decoded & (trips.local == 0)
-    row = np.zeros(n, dtype=np.int64)
-    for i, rows in enumerate(given):
-        if yard.stations[i].prefills == 1:
-            row[rows] = np.arange(len(rows))
-    ways = Ways(decoded, np.where(decoded, trips.moved_ns, 0), np.where(prefilled, trips.source, -1), row)
-    columns = whole_way(columns, ways, parts)
+    source = np.where(decoded & (trips.local == 0), trips.source, -1)
+    columns = whole_way(columns, Ways(decoded, trips.moved_ns, source, prefill_row_of), parts)
     came_tokens = trips.blocks * yard.block_tokens
     replicas = tuple(
-        part if yard.stations[i].prefills == 1 else without_moved_hits(part, came_tokens[rows])
-        for i, (part, rows) in enumerate(zip(parts, given, strict=True))
+        part if prefills else without_moved_hits(part, came_tokens[rows])
+        for part, rows, prefills in zip(parts, given, yard.stations.prefills, strict=True)
     )
-    local = int(np.count_nonzero(decoded & (trips.local == 1)))
+    arrived, over = int(at[ARRIVALS]), int(at[OVER])
     fleet = FleetResult(
         router="disaggregated",
         replicas=replicas,
@@ -198,26 +179,56 @@ def _result(
             LifeSpan(i, member.pool, member.spec.deployment.layout.gpus, 0, 0, None) for i, member in enumerate(members)
         ),
         requests=columns,
-        replica_of=where,
+        replica_of=replica_of,
         row_of=row_of,
         outside_ns=outside_ns,
-        accounts=accounts_of(columns.status, arrived, arrived, 0, n - arrived if int(at[OVER]) == n else 0),
+        accounts=accounts_of(columns.status, arrived, arrived, 0, n - arrived if over == n else 0),
         end_ns=max([int(trips.over_ns.max(initial=0)), *(int(part.end_ns) for part in parts)]),
         complete=complete,
         prefill_of=np.asarray(trips.source, dtype=np.int32),
-        handover=HandoverTotals(
-            handed_over=int(np.count_nonzero(decoded)) - local,
-            local=local,
-            bytes_moved=int(yard.links.bytes.sum()),
-            bytes_owed=int(at[OWED_BYTES]),
-            bytes_given_up=0,
-            taken_up=0,
-            link_busy_ns=int(yard.links.busy_ns.sum()),
-            links=int(yard.links.used.sum()),
-            most_kept_blocks=int(at[MOST_KEPT]),
-        ),
+        handover=_handover(yard),
     )
     return seen_by_clients(fleet, [member.spec for member in members])
+
+
+def _rows(yard: Yard, given: Sequence[I64], prefills: int) -> I64:
+    """[n] each request's row in the result of the replica of a role that was given it; 0: none was."""
+    found = np.zeros(len(yard.trips), dtype=np.int64)
+    for rows, role in zip(given, yard.stations.prefills, strict=True):
+        if role == prefills:
+            found[rows] = np.arange(len(rows))
+    return found
+
+
+def _seen(workload: Workload, yard: Yard) -> Seen:
+    """What the door knows of all requests."""
+    n, trips = len(workload), yard.trips
+    came = np.arange(n) < yard.at[ARRIVALS]
+    return Seen(
+        status=trips.status.astype(np.int8),
+        arrived_ns=np.where(came, workload.arrival_us * 1000, -1),
+        sent_ns=np.where(came, trips.sent_ns, 0),
+        over_ns=np.asarray(trips.over_ns),
+        first_token_ns=np.zeros(n, dtype=np.int64),
+        generated=np.zeros(n, dtype=np.int64),
+    )
+
+
+def _handover(yard: Yard) -> HandoverTotals:
+    """What went over the links; nothing is ever given up."""
+    decoded = yard.trips.decode_row >= 0
+    local = int(np.count_nonzero(decoded & (yard.trips.local == 1)))
+    return HandoverTotals(
+        handed_over=int(np.count_nonzero(decoded)) - local,
+        local=local,
+        bytes_moved=int(yard.links.bytes.sum()),
+        bytes_owed=int(yard.at[OWED_BYTES]),
+        bytes_given_up=0,
+        taken_up=0,
+        link_busy_ns=int(yard.links.busy_ns.sum()),
+        links=int(yard.links.used.sum()),
+        most_kept_blocks=int(yard.at[MOST_KEPT]),
+    )
 
 
 def _given(yard: Yard, rack: Rack, i: int) -> I64:

@@ -99,25 +99,26 @@ class ContextQuestion:
 
 def cells(question: ContextQuestion, on_cell: Callable[[int], None] = lambda _: None) -> list[Cell]:
     """Every cell of the question; `on_cell` is told how many are done."""
+    longest: dict[tuple[str, str, float], tuple[int, _Place]] = {}  # by line: the cell's number
     found: list[Cell] = []
     for way, kv, rate, length in question.places():
-        found.append(_cell(question, way, kv, rate, length))
+        cell, place = _cell(question, way, kv, rate, length)
+        if place is not None:
+            longest[way, kv, rate] = len(found), place
+        found.append(cell)
         on_cell(len(found))
-    return found if question.error_of is None else [_with_doubt(question, found, cell) for cell in found]
+    if question.error_of is not None:
+        for number, place in longest.values():
+            found[number] = _with_doubt(question.error_of(place.spec), found[number], place)
+    return found
 
 
-def _with_doubt(question: ContextQuestion, found: Sequence[Cell], cell: Cell) -> Cell:
-    """The cell, and if it is the longest of whole documents of its line, how sure the promise is there.
+def _with_doubt(error: StepTimeError, cell: Cell, place: "_Place") -> Cell:
+    """The cell with how sure the promise is there.
 
     The traffic of each replication is a block bootstrap of the cell's, long requests and all.
     """
-    line = [
-        c for c in found if (c.way, c.kv, c.rate_per_s) == (WHOLE, cell.kv, cell.rate_per_s) and c.filled is not None
-    ]
-    if cell.filled is None or not line or cell != line[-1] or question.error_of is None:
-        return cell
-    (place,) = _places(question, WHOLE, cell.kv, cell.rate_per_s, cell.max_context)
-    error = question.error_of(place.spec)
+    assert cell.filled is not None, "asked of what holds"
     kept = kept_probability(place.spec, place.traffic, cell.filled.replicas, cell.rate_per_s, place.promise, error)
     return replace(cell, kept=kept)
 
@@ -135,12 +136,13 @@ class _Place:
     promise: Promise
 
 
-def _cell(question: ContextQuestion, way: str, kv: str, rate: float, length: int) -> Cell:
+def _cell(question: ContextQuestion, way: str, kv: str, rate: float, length: int) -> tuple[Cell, _Place | None]:
+    """A cell and, where it holds, the place in which fewest replicas do."""
     empty = Cell(length, rate, kv, way, 0.0, "", None)
     try:
         places = _places(question, way, kv, rate, length)
     except InputError as error:
-        return replace(empty, reason=str(error))
+        return replace(empty, reason=str(error)), None
     fits = max(_fits(place) for place in places)
     answers = []
     for place in places:
@@ -148,9 +150,9 @@ def _cell(question: ContextQuestion, way: str, kv: str, rate: float, length: int
         answers.append(answer(start(place.kind, ask), ask))
     held = [(one.replicas, i) for i, one in enumerate(answers) if one.replicas is not None]
     if not held:
-        return replace(empty, fits_at_once=fits, reason=answers[0].reason)
+        return replace(empty, fits_at_once=fits, reason=answers[0].reason), None
     replicas, best = min(held)
-    return replace(empty, fits_at_once=fits, filled=_filled(question, places[best], replicas))
+    return replace(empty, fits_at_once=fits, filled=_filled(question, places[best], replicas)), places[best]
 
 
 def _known(_: Kind, spec: ReplicaSpec) -> ReplicaSpec:

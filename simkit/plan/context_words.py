@@ -76,7 +76,7 @@ def _ways(question: ContextQuestion, found: Sequence[Cell]) -> Iterator[str]:
         if len(cells) == len(ways) and all(c.filled is not None for c in cells):
             said = "; ".join(
                 f"{NAMES[c.way]} {1000 * c.filled.usd_per_request:.3g} USD a thousand requests, "
-                f"TTFT p99 {c.filled.ttft_p99_s:.3g} s, {_gpus(c.filled.gpus)}"
+                f"TTFT p99 {c.filled.ttft_p99_s:.3g} s, {_gpus(c.filled.gpus)}{_kept(c) if c.way != WHOLE else ''}"
                 for c in cells
                 if c.filled is not None
             )

@@ -123,6 +123,10 @@ def command_of(flags: list[str]) -> str:
     return " \\\n  ".join(lines)
 
 
+# where vLLM's own guide to Kubernetes keeps it; models that ask for no token start without
+TOKEN = {"name": "hf-token-secret", "key": "token", "optional": True}
+
+
 def server(spec: ReplicaSpec, name: str, replicas: int, flags: list[str]) -> dict[str, object]:
     """A Kubernetes Deployment of vLLM servers, all alike."""
     gpus = spec.deployment.layout.gpus
@@ -133,6 +137,7 @@ def server(spec: ReplicaSpec, name: str, replicas: int, flags: list[str]) -> dic
         "name": "vllm",
         "image": f"vllm/{image}:v{version}.0",
         "command": list(flags),
+        "env": [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": dict(TOKEN)}}],
         "ports": [{"containerPort": PORT}],
         "resources": {"limits": {vendor: gpus}},
         "readinessProbe": {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 10, "failureThreshold": 120},

@@ -25,7 +25,7 @@ class Study:
 
     def __init__(self, path: Path | None, key: str) -> None:
         """Open or begin the study; None keeps it in memory. InputError for a file that is no study of this question."""
-        self._path = path
+        self.path = path
         self.answers: dict[int, Answer] = {}
         if path is None:
             return
@@ -37,17 +37,17 @@ class Study:
     def add(self, found: Answer) -> None:
         """Keep an answer."""
         self.answers[found.number] = found
-        if self._path is not None:
+        if self.path is not None:
             self._append(found.model_dump(mode="json"))
 
     def _append(self, tree: Mapping[str, object]) -> None:
-        assert self._path is not None, "only studies on disk are appended to"
+        assert self.path is not None, "only studies on disk are appended to"
         try:
-            with self._path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(tree, allow_nan=False) + "\n")
         except OSError as error:
             raise InputError(
-                f"{self._path}: {(error.strerror or 'cannot be written').lower()}; choose another"
+                f"{self.path}: {(error.strerror or 'cannot be written').lower()}; choose another"
             ) from None
 
     def _read(self, path: Path, key: str) -> None:

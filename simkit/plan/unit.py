@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from simkit.cluster.disaggregated import serve_disaggregated
 from simkit.cluster.handover import Disaggregation
 from simkit.cluster.moving import Moving, check_moving, token_bytes
@@ -16,6 +18,7 @@ from simkit.metrics.result import RequestColumns, RunResult
 from simkit.models.steptables import scaled
 from simkit.plan.space import Kind
 from simkit.plan.sweep import replay
+from simkit.workloads.transform import selected
 from simkit.workloads.workload import Workload
 
 PREFILL, DECODE = "prefill", "decode"
@@ -105,6 +108,12 @@ def serve_groups(group: Group, groups: int, workload: Workload, step_time_factor
     if not fleet.complete:
         raise KeyboardInterrupt
     return fleet
+
+
+def warm_up_group(unit: Unit, workload: Workload) -> None:
+    """Compile what groups are replayed by, or fetch it from disk: by one request of `workload`."""
+    if isinstance(unit, Group) and len(workload):
+        serve_groups(unit, 1, selected(workload, np.zeros(1, dtype=np.int64)))
 
 
 def _slowed(spec: ReplicaSpec, factor: float) -> ReplicaSpec:

@@ -18,6 +18,7 @@ from simkit.cluster.result import FleetResult
 from simkit.cluster.roster import Member
 from simkit.cluster.topology import LinkSpec
 from simkit.models.front_end import FrontEndLaw
+from simkit.workloads.transform import selected
 from simkit.workloads.workload import Workload
 
 
@@ -86,6 +87,12 @@ def test_two_hundred_random_groups_are_the_same_as_on_the_clock() -> None:
 def test_three_thousand_random_groups_are_the_same_as_on_the_clock() -> None:
     for seed in range(1_000, 4_000):
         same_both_ways(seed)
+
+
+def test_nobody_comes() -> None:
+    workload, members, settings = random_groups(1)
+    nobody = selected(workload, np.zeros(0, dtype=np.int64))
+    assert_same(serve_apart(nobody, members, settings), on_the_clock(nobody, members, settings))
 
 
 def test_arrays_that_must_grow_change_nothing() -> None:

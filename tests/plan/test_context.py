@@ -200,6 +200,16 @@ def test_the_longest_context_says_how_sure_its_promise_is(chat: Workload) -> Non
     assert f"promise kept with probability {longer.kept.value:.2f}" in "\n".join(context_verdict(question, [longer]))
 
 
+def test_every_way_of_answering_says_how_sure_its_longest_is(chat: Workload) -> None:
+    settings = ContextSettings(lengths=(4096, 8192), rates=(6.0,), retrieval=Retrieval(), window_tokens=2048)
+    question = replace(asked(chat, settings), error_of=lambda _: StepTimeError(0.1, "test"))
+    found = cells(question)
+    assert [cell.kept is not None for cell in found] == [False, True] * 3
+    assert all(0 <= cell.kept.low <= cell.kept.value <= cell.kept.high <= 1 for cell in found if cell.kept is not None)
+    ways = next(line for line in context_verdict(question, found) if line.startswith("At 8,192 tokens"))
+    assert ways.count("promise kept with probability") == 2
+
+
 def test_a_long_verdict_says_what_it_leaves_out_and_keeps_the_ways(chat: Workload) -> None:
     rates = tuple(float(rate) for rate in range(1, 10))
     settings = ContextSettings(lengths=(1024, 2048), rates=rates, retrieval=Retrieval())

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from simkit.engine.deployment import Deployment, resolve
+from simkit.metrics.result import WATERFALL
 from simkit.metrics.slo import promise
 from simkit.plan.answer import CANNOT, Question, kind_tree, start
 from simkit.plan.bounds import bounds
@@ -18,11 +19,12 @@ from simkit.plan.decision import decide
 from simkit.plan.fleet import replay_share
 from simkit.plan.group_resources import HANDOVER, group_in_use, group_with_more
 from simkit.plan.launch_apart import launch_apart
+from simkit.plan.parallel import Workers
 from simkit.plan.search import search
 from simkit.plan.settings import PlanSettings
 from simkit.plan.space import DeviceOffer, Kind, SearchSpace, kinds
 from simkit.plan.tree import decision_tree
-from simkit.plan.unit import Group, serve, work_out
+from simkit.plan.unit import Group, serve, serve_groups, work_out
 from simkit.plan.use import groups_use
 from simkit.plan.words import verdict
 from simkit.workloads.presets import preset
@@ -184,6 +186,15 @@ def test_each_role_is_charged_its_own_work(chat: Workload, group: Group) -> None
     assert use.prefill_share + use.decode_share == pytest.approx(busy / end_s)
 
 
+def test_clients_of_groups_wait_for_one_front_end(chat: Workload, group: Group) -> None:
+    """From arrival to the last token, each ns is in one part of the waterfall, and the front end is its law's."""
+    seen = serve_groups(group, 2, chat).requests
+    parts = sum(getattr(seen, name) for name in WATERFALL)
+    assert np.array_equal(seen.finish_ns - seen.arrival_ns, parts)
+    assert np.array_equal(seen.front_end_ns, group.decode.front_end.ns(chat.prompt_tokens))
+    assert seen.front_end_ns.min() > 0
+
+
 def test_more_of_the_link_is_a_faster_link(group: Group) -> None:
     faster = group_with_more(group, HANDOVER, 1.5)
     assert faster is not None
@@ -214,6 +225,10 @@ def test_commands_name_both_roles(chat: Workload, group: Group) -> None:
         ("llm-prefill", 3),
         ("llm-decode", 6),
     ]
+    for one in servers:  # a gated model's token, where the cluster has one
+        (token,) = one["spec"]["template"]["spec"]["containers"][0]["env"]
+        assert token["name"] == "HF_TOKEN"
+        assert token["valueFrom"]["secretKeyRef"] == {"name": "hf-token-secret", "key": "token", "optional": True}
 
 
 @pytest.mark.slow
@@ -232,4 +247,6 @@ def test_everything_is_said_of_a_chosen_group(chat: Workload) -> None:
     assert d.knee.rate_per_s is not None
     assert any("1P2D" in change.words for change in d.changes)
     assert all(np.isclose(sum(one.parts_s.values()), one.e2e_s) for one in d.waterfalls)
-    assert json.dumps(decision_tree(d), default=str)
+    tree = json.dumps(decision_tree(d), default=str)
+    shared = decide(question, kind, 2, settings, StepTimeError(0.1, "test"), workers=Workers(2))
+    assert json.dumps(decision_tree(shared), default=str) == tree

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from simkit.cli import fleet_plan
 from simkit.engine.deployment import Deployment
-from simkit.errors import InputError
+from simkit.errors import InputError, PartialResultError
 from simkit.metrics.slo import promise
 from simkit.plan.answer import CANNOT, TOO_SLOW, Question, answer, least_number, start, try_replicas
 from simkit.plan.parallel import Workers
@@ -231,3 +232,17 @@ def test_two_hundred_candidates_take_less_than_half_a_minute() -> None:
     begun = time.process_time()
     assert search(options, asked).chosen is not None
     assert time.process_time() - begun < 30
+
+
+@pytest.mark.parametrize(("kept", "advice"), [(True, "the same command goes on$"), (False, "with --study FILE")])
+def test_an_interrupted_search_says_how_it_goes_on(
+    chat: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool, advice: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fleet_plan, "search", interrupted)
+    study = Study(tmp_path / "study.jsonl" if kept else None, "key")
+    question = Question(chat, 1.0, promise({"ttft_p99_s": 1.0}))
+    with pytest.raises(PartialResultError, match=advice):
+        fleet_plan._search([], question, Workers(), study, False)
