@@ -3,6 +3,8 @@
 python experiments/cluster/layouts.py
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from simkit.cluster.fleet import serve_fleet
@@ -58,7 +60,8 @@ def experts() -> None:
         print(f"| {name} | {held:,} | {_decode_ms(spec, 256 // layout.data):.1f} |", end="")
         cluster = Cluster(pools=(Pool(data_parallel=layout.data),), router="data_parallel")
         print(f" {latencies(serve_cluster(workload, cluster, lambda _, spec=spec: spec).requests)} |", end="")
-        alone = serve_fleet(workload, [spec] * layout.data, "data_parallel").requests
+        apart = spec.deployment.model_copy(update={"layout": Layout(tensor=layout.tensor)})  # with the same step times
+        alone = serve_fleet(workload, [replace(spec, deployment=apart)] * layout.data, "data_parallel").requests
         print(f" {latencies(alone)} |", flush=True)
 
 

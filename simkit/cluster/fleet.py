@@ -41,10 +41,13 @@ def serve_fleet(
     if not specs:
         raise InputError("fleet: replicas=0; a fleet needs at least one")
     name, chosen, rng = named_router(router, seed)
-    if isinstance(chosen, BlindRouter):
+    together = any(spec.deployment.layout.data > 1 for spec in specs)  # who shares experts runs on the clock
+    if isinstance(chosen, BlindRouter) and not together:
         return serve_dealt(workload, specs, name, chosen, on_progress, processes)
+    if not isinstance(chosen, Router):
+        raise InputError(f"router {name}: has no choose(request, fleet), which engines that share experts need; add it")
     rule = compiled_rule(chosen, specs)
-    if rule is not None:
+    if rule is not None and not together:
         return serve_routed(workload, specs, name, rule, rng, on_progress)
     members = [Member(spec) for spec in specs]
     return serve_live(workload, members, name, chosen, Rules(), streams(seed, 2)[1], on_progress=on_progress)

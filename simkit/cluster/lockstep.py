@@ -53,6 +53,7 @@ class Lockstep:
         pace = Pace(stations[0].clock, stations, self._run)
         alone = [station.join(self, i, pace) for i, station in enumerate(stations)]
         self._engines = side_by_side(alone[0], count)
+        self._steps = np.zeros(1, dtype=np.int64)
         self._planned = np.zeros((count, 3), dtype=np.int64)
         self._ended = np.zeros((count, self._engines.limits.max_running), dtype=np.int32)
         self._out = np.zeros((count, 3), dtype=np.int64)
@@ -94,6 +95,7 @@ class Lockstep:
             self._least_ns,
             until_ns,
             turns,
+            self._steps,
             self._planned,
             self._ended,
             out,

@@ -77,7 +77,8 @@ def test_a_decode_waits_for_the_prompt_of_another_engine(sharing: ReplicaSpec) -
     fleet = together(asks([(0, 100, 1), (0, 10, 3)]), sharing)
     assert engine_ns(fleet, "first_token_ns") == [100, 100]
     assert engine_ns(fleet, "finish_ns") == [100, 102]
-    alone = serve_fleet(asks([(0, 100, 1), (0, 10, 3)]), [sharing] * 2, "round_robin")
+    apart = replace(sharing, deployment=sharing.deployment.model_copy(update={"layout": Layout()}))
+    alone = serve_fleet(asks([(0, 100, 1), (0, 10, 3)]), [apart] * 2, "round_robin")
     assert engine_ns(alone, "finish_ns") == [100, 12]
 
 
@@ -91,6 +92,39 @@ def test_who_comes_in_the_middle_waits_for_the_others_step(sharing: ReplicaSpec)
 def test_all_rest_when_none_has_work(sharing: ReplicaSpec) -> None:
     fleet = together(asks([(0, 5, 1), (500, 7, 1)]), sharing)
     assert engine_ns(fleet, "finish_ns") == [5, 507]
+
+
+@pytest.mark.parametrize(
+    ("arrival_us", "starts_us"),
+    [
+        (150, 200),
+        (200, 200),
+        (201, 300),
+        (3_099, 3_100),
+        (3_100, 3_100),
+        (3_101, 3_200),
+        (3_200, 3_200),
+        (3_210, 3_210),
+    ],
+)
+def test_engines_go_on_without_work_up_to_their_32nd_step(
+    sharing: ReplicaSpec, arrival_us: int, starts_us: int
+) -> None:
+    """100 us a step: one of 5 tokens and 31 of nothing, at whose ends others are heard; from 3,200 us on all rest."""
+    tables = constant_tables(sharing.limits.max_num_batched_tokens, 8, step_ns=100 * US)
+    fleet = together(asks([(0, 5, 1), (arrival_us, 7, 1)]), replace(sharing, tables=tables))
+    assert engine_ns(fleet, "finish_ns") == [100, starts_us + 100]
+
+
+def test_the_count_of_steps_begins_again_after_a_rest(sharing: ReplicaSpec) -> None:
+    """Step 1 and 31 empty ones, a rest from 3,200 to 5,050, step 1 up to 5,150 and 31 empty ones again.
+
+    The third comes in the last of these, at 8,240, and is heard at its end; the fourth finds all at rest.
+    """
+    tables = constant_tables(sharing.limits.max_num_batched_tokens, 8, step_ns=100 * US)
+    rows = [(0, 5, 1), (5_050, 7, 1), (8_240, 9, 1), (20_000, 9, 1)]
+    fleet = together(asks(rows), replace(sharing, tables=tables))
+    assert engine_ns(fleet, "finish_ns") == [100, 5_150, 8_350, 20_100]
 
 
 def test_waiting_for_the_slowest_is_a_stall(sharing: ReplicaSpec) -> None:
@@ -131,6 +165,12 @@ def test_engines_with_equal_work_are_as_fast_as_one(spec: ReplicaSpec, chats: Ch
     alone = serve_fleet(replace(one, prefixes=None), [spec], "round_robin").requests
     assert fleet.requests.finish_ns[::2].tolist() == alone.finish_ns.tolist()
     assert fleet.requests.finish_ns[1::2].tolist() == alone.finish_ns.tolist()
+
+
+@pytest.mark.parametrize("router", ["round_robin", "least_outstanding"])
+def test_a_fleet_of_engines_that_share_steps_together_under_any_router(sharing: ReplicaSpec, router: str) -> None:
+    workload = asks([(0, 100, 1), (0, 10, 3), (7, 20, 2)])
+    assert_same_fleet(serve_fleet(workload, [sharing] * 2, router), together(workload, sharing, 2, router))
 
 
 @pytest.mark.parametrize("router", ["round_robin", "least_outstanding", "power_of_two", "prefix_aware", "kv_overlap"])
@@ -247,10 +287,13 @@ def test_an_update_restarts_replicas_and_not_engines(sharing: ReplicaSpec) -> No
 
 
 def test_a_slow_engine_slows_all(sharing: ReplicaSpec) -> None:
-    """From 10 us on engine 1 takes three times as long: 100 | 3 x 10 tokens, 1 | 3, and when it rests, 1 | 0."""
+    """From 10 us on engine 1 takes three times as long: for empty steps too, of which the fourth ends at 22 us.
+
+    Then 10 | 3 x 100 tokens, 1 | 3 x 1, and once more 3 us for the last of engine 1.
+    """
     slow = {"at_s": 10e-6, "kind": "slow", "replica": 1, "for_s": 1.0, "factor": 3}
     fleet = served(asks([(0, 10, 1), (20, 100, 3), (20, 10, 2)]), sharing, faults={"schedule": [slow]})
-    assert engine_ns(fleet, "finish_ns") == [10, 3 * 100 + 20 + 3 * 2, 20 + 3 * 100 + 1 * 3]
+    assert engine_ns(fleet, "finish_ns") == [10, 328, 325]
 
 
 def test_experts_of_a_slow_engine_slow_those_who_have_no_work_there(sharing: ReplicaSpec) -> None:

@@ -1,8 +1,8 @@
 """Engines that share their experts take every step together: it lasts as long as the slowest of them needs.
 
 In each layer with experts tokens go to all engines' GPUs and back, so nobody is through before the last has come (vLLM,
-DPEngineCoreProc.run_busy_loop). Who has nothing to compute runs an empty step along; when nobody has, all rest. (vLLM's
-engines rest a little later, when they next agree on it, every 32 steps.)
+DPEngineCoreProc.run_busy_loop). Who has nothing to compute runs an empty step along; when nobody has, all go on with
+steps of a token each until they next agree that all may rest, and who comes in between waits for the end of one.
 
 An engine's own part of a step goes by its own tokens, the experts' by the mean of all engines': each GPU's experts
 compute what is sent to them from everywhere. A slow engine takes so many times as long for both.
@@ -38,6 +38,9 @@ from simkit.engine.state import (
 from simkit.engine.vllm_v1 import schedule
 from simkit.models.steptables import StepTables
 
+# engines agree whether anybody has work left after so many steps (vLLM, _has_global_unfinished_reqs)
+STEPS_TO_AGREE = 32
+
 # columns of `planned` [d, 3]: the batch's row, and ns that the engine's own part of it takes, all and its decodes alone
 ROW, OWN, DECODE = range(3)
 
@@ -50,13 +53,15 @@ def run_together(
     least_step_ns: I64,
     until_ns: int,
     turns: int,
+    steps: I64,
     planned: I64,
     ended: I32,
     out: I64,
 ) -> int:
     """simkit.cluster.loops.until_end.run_until_end of d engines that share experts; says why it stopped.
 
-    `slow` [d] is how many times as long each engine's steps take, `least_step_ns` [d] its shortest. `ended`
+    `slow` [d] is how many times as long each engine's steps take, `least_step_ns` [d] its shortest, `steps` [1] how
+    many they have taken since all rested; one alone has nobody to agree with. `ended`
     [d, max_running] and `out` [d, 3] get of each what is said there, but `out[0]` has END and NEXT of all.
     """
     count = len(engines.at)
@@ -66,8 +71,10 @@ def run_together(
         now = 0
         busy = False
         arrival = NEVER
+        slowest = 0.0
         for i in range(count):
             at = engines.at[i]
+            slowest = max(slowest, slow[i])
             now = max(now, at[NOW])
             busy = busy or at[UNFINISHED] > 0 or at[IN_FLIGHT] > 0 or at[FLUSH] == 1
             if at[NEXT_ARRIVAL] < at[ROWS]:
@@ -76,21 +83,36 @@ def run_together(
             if arrival == NEVER:
                 out[0, NEXT] = NEVER
                 return IDLE
-            now = max(now, arrival)
+            if arrival > now:
+                now = _wait_for(arrival, now, round_ns(tables.linear_ns[1] * slowest) if count > 1 else 0, steps)
+                for i in range(count):
+                    engines.at[i, NOW] = now
         if now >= until_ns:
             early = NEVER
             for i in range(count):
                 early = min(early, earliest_end(engine_at(engines, i), least_step_ns[i]))
             out[0, NEXT] = early
             return PAUSED
-        if _turn_together(engines, tables, slow, now, planned, ended, out) > 0:
+        if _turn_together(engines, tables, slow, now, steps, planned, ended, out) > 0:
             return ENDED
     return MORE
 
 
 @inlined
+def _wait_for(arrival: int, now: int, empty_ns: int, steps: I64) -> int:
+    """When engines hear of an arrival after `now`, since when nobody has work; empty steps are counted, or all rest."""
+    if empty_ns > 0:
+        empty = (arrival - now + empty_ns - 1) // empty_ns
+        if empty <= -steps[0] % STEPS_TO_AGREE:
+            steps[0] += empty
+            return now + empty * empty_ns
+    steps[0] = 0
+    return arrival
+
+
+@inlined
 def _turn_together(
-    engines: Replica, tables: StepTables, slow: F64, now: int, planned: I64, ended: I32, out: I64
+    engines: Replica, tables: StepTables, slow: F64, now: int, steps: I64, planned: I64, ended: I32, out: I64
 ) -> int:
     """simkit.engine.loop.turn of several engines: all plan, then the step is as long as the longest.
 
@@ -127,6 +149,7 @@ def _turn_together(
             host = max(host, round_ns(slow[i] * tables.host_ns[r.batches[row].length]))
             works = True
             computes = computes or r.batches[row].length > 0
+    steps[0] += 1 if computes else 0
     experts = 0
     if len(tables.shared_linear_ns) > 0:
         experts = round_ns(tables.shared_linear_ns[(tokens + count - 1) // count])
