@@ -279,7 +279,8 @@ def _less_traffic(question: Question, kind: Kind) -> Iterator[str]:
 def _rounded_down(rate: float) -> str:
     """Three digits, and no more than the rate: what is offered must hold."""
     digits = 10.0 ** (math.floor(math.log10(rate)) - 2)
-    return f"{math.floor(rate / digits) * digits:.3g}"
+    rounded = math.floor(rate / digits) * digits
+    return f"{rounded:,.0f}" if rounded >= 1000 else f"{rounded:.3g}"
 
 
 def _hardware(question: Question, base: Deployment, space: SearchSpace) -> tuple[str, ...]:

@@ -102,7 +102,9 @@ def decide(
     sure = confidence(spec, workload, replicas, *doubt)
     one_more = kept_probability(spec, workload, replicas + 1, *doubt)
     on_part(3)
-    bound = tuple(resources(spec, served, workload, promise, replicas, guess, workers)) if guess is not None else ()
+    bound: tuple[Resource, ...] = ()
+    if guess is not None:
+        bound = tuple(resources(spec, served, workload, promise, replicas, guess, workers, rate / guess))
     on_part(4)
     changes = tuple(best_changes(question, kind, replicas, guess, workers)) if guess is not None else ()
     on_part(5)

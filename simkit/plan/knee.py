@@ -13,7 +13,8 @@ from simkit.plan.scenario import AS_PLANNED, Scenario
 from simkit.plan.unit import Unit
 from simkit.workloads.workload import Workload
 
-LOWEST_SHARE = 1.0 / 256.0  # of the bound: where the search gives up
+# of the bound, where the search gives up: far below it, for where prompts share content the bound counts answers alone
+LOWEST_SHARE = 1.0 / 65536.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def find_knee(
 
 
 def highest_rate(holds: Callable[[float], bool], ceiling: float, guess: float | None, precision: float) -> float | None:
-    """The highest rate below `ceiling` that holds, taken to be monotone; None if none above a 256th of it does."""
+    """The highest rate below `ceiling` that holds, taken to be monotone; None if none does down to `LOWEST_SHARE`."""
     width = 2.0 if guess is None else 1.1
     low = rate = min(ceiling / 2 if guess is None else guess, ceiling)
     high = ceiling

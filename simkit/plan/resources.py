@@ -17,7 +17,7 @@ from simkit.plan.unit import Group, Served, Unit
 from simkit.workloads.workload import Workload
 
 LEAST_GAIN = 0.01  # of the rate held: less than this is within what the search for a knee tells apart
-PLAYS_A_PART = 0.10  # in use; of a group's seven resources only these are asked for, a replay of it being long
+PLAYS_A_PART = 0.10  # in use at the knee; of a group's seven resources only these are asked for
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,31 @@ def resources(
     units: int,
     knee_per_s: float,
     workers: Workers = ALONE,
+    load: float = 1.0,
 ) -> list[Resource]:
-    """Every resource's share in use in a replay, and its exponent at the knee; the one that binds first."""
+    """Every resource's share in use in a replay, and its exponent at the knee; the one that binds first.
+
+    The replay was at `load` times the rate of the knee.
+    """
     used = group_in_use(unit, served) if isinstance(unit, Group) else in_use(unit, served.runs[0])
-    asked = partial(_resource, unit=unit, workload=workload, promise=promise, units=units, knee_per_s=knee_per_s)
+    least = PLAYS_A_PART * min(load, 1.0) if isinstance(unit, Group) else 0.0
+    asked = partial(
+        _resource, unit=unit, workload=workload, promise=promise, units=units, knee_per_s=knee_per_s, least=least
+    )
     return sorted(over(asked, list(used.items()), workers), key=lambda one: -(one.exponent or 0.0))
 
 
 def _resource(
-    used: tuple[str, float | None], unit: Unit, workload: Workload, promise: Promise, units: int, knee_per_s: float
+    used: tuple[str, float | None],
+    unit: Unit,
+    workload: Workload,
+    promise: Promise,
+    units: int,
+    knee_per_s: float,
+    least: float,
 ) -> Resource:
     name, share = used
-    if share is None or (isinstance(unit, Group) and share < PLAYS_A_PART):
+    if share is None or share < least:
         return Resource(name, share, None)
     better = group_with_more(unit, name) if isinstance(unit, Group) else with_more(unit, name)
     if better is None:

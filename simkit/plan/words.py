@@ -172,7 +172,7 @@ def binds(resources: Sequence[Resource]) -> str:
     room = ", ".join(f"{r.name} {100 * r.headroom:.0f} %" for r in resources if r.headroom is not None)
     gain = first.gain
     if gain is None:
-        return f"{first.name} binds; headroom: {room}."
+        return f"Which resource binds could not be told; headroom: {room}."
     if gain < LEAST_GAIN:
         return f"No resource binds alone (10 % more of any holds less than 1 % more); headroom: {room}."
     return f"{first.name} binds (10 % more of it holds {100 * gain:.1f} % more); headroom: {room}."

@@ -229,6 +229,11 @@ def test_highest_rate_is_found_wherever_it_is() -> None:
             found = highest_rate(lambda rate, truth=truth: rate <= truth, 100.0, guess, 0.01)  # type: ignore[misc]
             assert found == pytest.approx(truth, rel=0.011)
     assert highest_rate(lambda rate: False, 100.0, None, 0.01) is None
+    # a bound that counts only the answers of prompts that share content is far above what is held
+    for guess in (None, 0.7):
+        found = highest_rate(lambda rate: rate <= 0.6, 1000.0, guess, 0.01)
+        assert found is not None
+        assert found <= 0.6 < 1.01 * found
 
 
 def test_the_knee_of_many_replicas_is_as_many_times_that_of_one(chat: Workload) -> None:

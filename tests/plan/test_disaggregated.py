@@ -16,10 +16,12 @@ from simkit.plan.answer import CANNOT, Question, kind_tree, start
 from simkit.plan.bounds import bounds
 from simkit.plan.confidence import StepTimeError
 from simkit.plan.decision import decide
-from simkit.plan.fleet import replay_share
+from simkit.plan.fleet import replay_share, share_served
 from simkit.plan.group_resources import HANDOVER, group_in_use, group_with_more
+from simkit.plan.knee import find_knee
 from simkit.plan.launch_apart import launch_apart
 from simkit.plan.parallel import Workers
+from simkit.plan.resources import resources
 from simkit.plan.search import search
 from simkit.plan.settings import PlanSettings
 from simkit.plan.space import DeviceOffer, Kind, SearchSpace, kinds
@@ -193,6 +195,20 @@ def test_clients_of_groups_wait_for_one_front_end(chat: Workload, group: Group) 
     assert np.array_equal(seen.finish_ns - seen.arrival_ns, parts)
     assert np.array_equal(seen.front_end_ns, group.decode.front_end.ns(chat.prompt_tokens))
     assert seen.front_end_ns.min() > 0
+
+
+def test_what_binds_a_group_does_not_depend_on_the_load_of_the_replay(chat: Workload, group: Group) -> None:
+    slo = promise({"ttft_p90_s": 0.5, "tpot_p90_s": 0.012})
+    knee = find_knee(group, chat, 1, slo).rate_per_s
+    assert knee is not None
+    first = []
+    for load in (0.05, 1.0):
+        _, served = share_served(group, chat, 1, load * knee, slo)
+        first.append(resources(group, served, chat, slo, 1, knee, load=load)[0])
+    assert first[0].name == first[1].name
+    assert first[0].gain == first[1].gain
+    assert first[0].gain is not None
+    assert first[0].gain > 0.05
 
 
 def test_more_of_the_link_is_a_faster_link(group: Group) -> None:

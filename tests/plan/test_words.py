@@ -105,6 +105,7 @@ def test_what_a_search_cannot_tell_from_nothing_is_no_gain() -> None:
     barely = [Resource("compute", 0.4, 0.05), Resource("host", 0.03, -0.01), Resource("link", None, None)]
     assert binds(barely).startswith("No resource binds alone")
     assert [gained(one) for one in barely] == ["< 1 %", "< 1 %", "—"]
+    assert binds([Resource("compute", 0.4, None)]) == "Which resource binds could not be told; headroom: compute 60 %."
     assert binds([Resource("compute", 0.4, 1.0)]).startswith("compute binds (10 % more of it holds 10.0 % more)")
 
 
