@@ -122,8 +122,12 @@ def fleet_plan(config: PlanConfig, folder: Path | None, study: Path | None, work
         with waiting_for("compiling the loop of groups, which is kept for later runs"):
             _warm_up(question, group)
     key = question_key({"config": config.model_dump(mode="json"), "versions": versions()})
-    found = _search(options, question, workers, Study(study, key), settings.front)
-    lines, tree, decision = _answer(config, settings, question, found, workers)
+    kept = Study(study, key)
+    found = _search(options, question, workers, kept, settings.front)
+    try:
+        lines, tree, decision = _answer(config, settings, question, found, workers)
+    except KeyboardInterrupt:
+        raise PartialResultError(f"interrupted after the search: {_found(found)}; {_go_on(kept)}") from None
     whole = _tree(config, settings, question, found, lines, tree)
     figure = front_figure_key(config.slo)
     if folder is not None:
@@ -159,8 +163,20 @@ def _search(options: list[Kind], question: Question, workers: Workers, study: St
             return search(options, question, workers, study, front, on_progress)
         except KeyboardInterrupt:
             done = f"interrupted with {len(study.answers)} of {len(options)} kinds answered"
-            go_on = "with --study FILE the search can go on" if study.path is None else "the same command goes on"
-            raise PartialResultError(f"{done}; {go_on}") from None
+            raise PartialResultError(f"{done}; {_go_on(study)}") from None
+
+
+def _go_on(study: Study) -> str:
+    """How an interrupted plan is taken up."""
+    return "with --study FILE the search can go on" if study.path is None else "the same command goes on"
+
+
+def _found(found: SearchResult) -> str:
+    """What a search found, where nothing else can be said of it."""
+    if found.chosen is None:
+        return "nothing that was allowed holds"
+    kind, one = found.chosen
+    return f"{one.replicas} x {kind.label} is the cheapest that holds, for {one.usd_per_hour:,.2f} USD/h"
 
 
 def _answer(
