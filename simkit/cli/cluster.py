@@ -1,6 +1,7 @@
 """`simkit run` with a `cluster:` section: a fleet serves a workload."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +36,15 @@ def run_cluster(config: RunConfig, folder: Path | None, rows: "Rows", json: bool
     from simkit.cli.run import full_summary
     from simkit.cluster.heeded import check_heeded
     from simkit.cluster.merged import merged_run
+    from simkit.cluster.moving import Moving
     from simkit.cluster.summary import fleet_summary
+    from simkit.engine.deployment import with_whole_contexts
     from simkit.engine.warm_up import warm_up
 
     assert config.cluster is not None, "the caller looked"
-    specs = {pool.name: _resolved(config, pool.deployment, 1.0) for pool in config.cluster.all_pools()}
+    specs = {pool.name: _resolved(config, pool.deployment) for pool in config.cluster.all_pools()}
+    if Moving(config.cluster.disaggregation, config.cluster.tiers):
+        specs = {name: with_whole_contexts(each, partial(_resolved, config)) for name, each in specs.items()}
     spec = stands_for_all(specs)
     with waiting_for("reading the workload"):
         workload = load_workload(config.workload, config.seed)
@@ -65,7 +70,7 @@ def run_cluster(config: RunConfig, folder: Path | None, rows: "Rows", json: bool
         raise PartialResultError("interrupted; what is printed or written is partial and says so")
 
 
-def _resolved(config: RunConfig, deployment: "Deployment | None", step_time_factor: float) -> "ReplicaSpec":
+def _resolved(config: RunConfig, deployment: "Deployment | None", step_time_factor: float = 1.0) -> "ReplicaSpec":
     """A pool's replica, the configuration's own where it names none."""
     from simkit.cli.config import resolve_replica
     from simkit.models.steptables import scaled

@@ -52,7 +52,7 @@ def pool_rows(cluster: Cluster, specs: "Mapping[str, ReplicaSpec]") -> list[dict
             "model": spec.architecture.name,
             "device": spec.device.name,
             "gpus": spec.deployment.layout.gpus,
-            "kv_tokens": (spec.num_blocks - 1) * spec.limits.block_size,
+            "kv_tokens": spec.kv_tokens - spec.limits.block_size,
             "step_time": {"provenance": spec.provenance, "note": spec.provenance_note},
             "memory_bytes": dict(spec.memory.rows()),
             "engine": spec.limits._asdict(),

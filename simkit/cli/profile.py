@@ -69,7 +69,7 @@ def _operators(spec: ReplicaSpec, profile: OperatorProfile) -> ReplicaSpec:
         max_num_batched_tokens=limits.max_num_batched_tokens,
         max_num_seqs=limits.max_running,
         max_model_len=limits.max_model_len,
-        kv_tokens=spec.num_blocks * limits.block_size,
+        kv_tokens=spec.context_tokens,
         enforce_eager=deployment.engine.enforce_eager,
     )
     weights = _weights(spec)
@@ -103,7 +103,7 @@ def _law(spec: ReplicaSpec, weights: Precision | None) -> StepLaw:
 def _whole_step(spec: ReplicaSpec, profile: Profile) -> ReplicaSpec:
     limits = spec.limits
     sizes = (limits.max_num_batched_tokens, limits.max_running, limits.max_model_len)
-    tables = whole_step_tables(profile.step, *sizes, spec.num_blocks * limits.block_size)
+    tables = whole_step_tables(profile.step, *sizes, spec.context_tokens)
     tables = with_stages(tables, spec.architecture, spec.deployment.layout)
     beyond = profile.extrapolated(*sizes)
     note = "; ".join(beyond) if beyond else "all sizes that the limits allow were measured"

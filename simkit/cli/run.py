@@ -131,7 +131,7 @@ def step_time_known(spec: "ReplicaSpec", result: "RunResult") -> dict[str, objec
 
     if spec.known is None:
         return {}
-    return {"share_of_time": step_time_shares(result, spec.known, spec.num_blocks * spec.limits.block_size)}
+    return {"share_of_time": step_time_shares(result, spec.known, spec.kv_tokens)}
 
 
 def _write(

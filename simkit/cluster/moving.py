@@ -44,6 +44,11 @@ def check_moving(moving: Moving, members: Sequence[Member]) -> None:
     if moving.apart is not None:
         _check_pools(moving.apart, members)
     for member in members:
+        if member.spec.limits.window_groups > 0:
+            raise InputError(
+                f"pool {member.pool!r}: its windows keep parts of contexts, and KV that is moved is moved whole; set "
+                "engine.disable_hybrid_kv_cache_manager: true"
+            )
         if moving.tiers:
             _check_lands(member.spec, f"tiers: pool {member.pool!r}")
         elif moving.apart is not None and member.pool in moving.apart.decode:

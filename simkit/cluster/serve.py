@@ -17,7 +17,7 @@ from simkit.cluster.roster import Member
 from simkit.cluster.routers import BlindRouter, Router
 from simkit.cluster.sessions import session_arrivals
 from simkit.cluster.settings import Cluster
-from simkit.engine.deployment import Deployment, ReplicaSpec
+from simkit.engine.deployment import Deployment, ReplicaSpec, with_whole_contexts
 from simkit.errors import InputError
 from simkit.workloads.streams import streams
 from simkit.workloads.workload import Workload
@@ -90,6 +90,8 @@ def _of_pools(fleet: FleetResult, members: Sequence[Member]) -> FleetResult:
 def members_of(cluster: Cluster, resolve: Resolve) -> tuple[list[Member], dict[str, Member]]:
     """The replicas that are there from the start, and for each pool what another one of it would be."""
     specs = {pool.name: resolve(pool.deployment) for pool in cluster.all_pools()}
+    if Moving(cluster.disaggregation, cluster.tiers):
+        specs = {name: with_whole_contexts(spec, resolve) for name, spec in specs.items()}
     there, added = places_of(cluster)
     members = [Member(specs[pool], pool, node) for pool, node in there]
     return members, {pool: Member(specs[pool], pool, node) for pool, node in added.items()}

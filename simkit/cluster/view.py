@@ -59,7 +59,7 @@ class FleetView:
     def kv_tokens(self, replica: int) -> int:
         """Tokens that the replica's KV cache holds."""
         spec = self._lives[replica].member.spec
-        return (spec.num_blocks - 1) * spec.limits.block_size
+        return spec.kv_tokens - spec.limits.block_size
 
     def pool(self, replica: int) -> str:
         """The pool that the replica belongs to."""

@@ -1,7 +1,15 @@
 """What a discipline can do in a step: give tokens, take blocks, admit, preempt. Rules are vLLM's."""
 
 from simkit.compiled import inlined
-from simkit.engine.blocks import hold_cached, hold_new, name_blocks, release, take_slot
+from simkit.engine.blocks import (
+    hold_cached,
+    hold_cached_in_groups,
+    hold_new,
+    leave_windows,
+    name_blocks,
+    release,
+    take_slot,
+)
 from simkit.engine.ordering import more_urgent, serve_input, urgency
 from simkit.engine.prefix import block_key, cached_block, make_findable, register_full_blocks
 from simkit.engine.ring import asynchronous, ring_row
@@ -23,6 +31,7 @@ from simkit.engine.state import (
     Replica,
 )
 from simkit.engine.waiting import dequeue, enqueue, head
+from simkit.engine.windows import blocks_at_admission, groups_of
 
 
 @inlined
@@ -55,6 +64,8 @@ def seal_batch(r: Replica, row: int) -> None:
         request = r.entries[row, k].request
         computed = progress[request].computed + r.entries[row, k].tokens
         progress[request].computed = computed
+        if r.limits.window_groups > 0:
+            progress[request].unsettled += r.entries[row, k].tokens
         # beyond what is known lie the drafts to check
         drafted = computed - progress[request].known - progress[request].placeholders
         samples = drafted + 1 if 0 <= drafted <= r.limits.speculative_tokens else 0
@@ -78,11 +89,13 @@ def grow(r: Replica, request: int, tokens: int) -> bool:
     """Get a running request the blocks it needs for `tokens` tokens; False, and nothing done, if they are not there."""
     size = r.limits.block_size
     held = r.progress[request].held
+    if r.limits.window_groups > 0:
+        leave_windows(r.limits, r.pool, r.progress, request)
     if tokens > held * size:
         new = (min(tokens, r.limits.max_model_len) + size - 1) // size - held
-        if new > r.pool.counts[FREE_BLOCKS]:
+        if new * groups_of(r.limits) > r.pool.counts[FREE_BLOCKS]:
             return False
-        hold_new(r.pool, r.progress, request, new)
+        hold_new(r.limits, r.pool, r.progress, request, new)
     if r.limits.prefix_caching:
         # registered before it is executed, so that later requests of this very step hit (vLLM allocate_slots)
         register_full_blocks(r, request, min(tokens, r.progress[request].known))
@@ -94,7 +107,10 @@ def fits(r: Replica, request: int, tokens: int, hits: int, idle: int) -> bool:
     """Whether a waiting request may start on `tokens` tokens, `hits` blocks of them cached, `idle` of those free."""
     if r.limits.reserve_full_isl:
         # the whole known sequence must fit now, though only the first chunk's blocks are taken
-        tokens = r.progress[request].known
+        if r.limits.window_groups == 0:
+            tokens = r.progress[request].known
+        elif blocks_at_admission(r.limits, r.progress[request].known, hits) > _spare_blocks(r, idle):
+            return False
     return has_room(r, tokens, hits, idle)
 
 
@@ -104,9 +120,15 @@ def has_room(r: Replica, tokens: int, hits: int, idle: int) -> bool:
     limits = r.limits
     size = limits.block_size
     blocks = (min(tokens, limits.max_model_len) + size - 1) // size
+    return bool((blocks - hits) * groups_of(limits) <= _spare_blocks(r, idle))
+
+
+@inlined
+def _spare_blocks(r: Replica, idle: int) -> int:
+    """Free blocks above the watermark but the `idle` ones of a hit."""
     # the watermark does not bind an idle engine, which could otherwise admit nobody
-    watermark = limits.watermark_blocks if r.at[RUNNING_COUNT] > 0 else 0
-    return bool(blocks - hits + idle + watermark <= r.pool.counts[FREE_BLOCKS])
+    watermark = r.limits.watermark_blocks if r.at[RUNNING_COUNT] > 0 else 0
+    return int(r.pool.counts[FREE_BLOCKS] - idle - watermark)
 
 
 @inlined
@@ -116,7 +138,11 @@ def admit(r: Replica, request: int, hits: int, tokens: int) -> None:
     dequeue(r)
     take_slot(r.pool, progress, request)
     for index in range(hits):
-        hold_cached(r.pool, progress, request, cached_block(r.pool, block_key(r, request, index)))
+        if r.limits.window_groups > 0:
+            hold_cached_in_groups(r.limits, r.pool, progress[request].slot, index, hits, block_key(r, request, index))
+            progress[request].held += 1
+        else:
+            hold_cached(r.pool, progress, request, cached_block(r.pool, block_key(r, request, index)))
     progress[request].hashed = hits
     progress[request].computed = hits * r.limits.block_size
     grow(r, request, tokens)
@@ -149,7 +175,7 @@ def reserve(r: Replica, request: int, tokens: int) -> None:
     size = r.limits.block_size
     missing = (min(tokens, r.limits.max_model_len) + size - 1) // size - r.progress[request].held
     if missing > 0:
-        hold_new(r.pool, r.progress, request, missing)
+        hold_new(r.limits, r.pool, r.progress, request, missing)
 
 
 @inlined

@@ -8,6 +8,7 @@ from simkit.engine.violation import (
     DOUBLE_FREE,
     FREE_QUEUE,
     LEAK,
+    MEMORY,
     PREFIX_MAP,
     QUEUES,
     REFERENCES,
@@ -37,14 +38,47 @@ def _running(r: Replica) -> list[int]:
     return found
 
 
-def holders(r: Replica) -> dict[int, list[tuple[int, int]]]:
-    """Block -> the (request, position) pairs that hold it, by the block table."""
-    found: dict[int, list[tuple[int, int]]] = {}
+def row_of_group(r: Replica, request: int, group: int) -> list[int]:
+    """A running request's blocks in a group of layers; 0 where a window has passed."""
+    slot, held = int(r.progress["slot"][request]), int(r.progress["held"][request])
+    groups = r.limits.full_groups + r.limits.window_groups
+    first = group * (r.pool.table.shape[1] // groups)
+    blocks: list[int] = r.pool.table[slot, first : first + held].tolist()
+    return blocks
+
+
+def holders(r: Replica) -> dict[int, list[tuple[int, int, int]]]:
+    """Block -> the (request, position, group of layers) that hold it, by the block table."""
+    found: dict[int, list[tuple[int, int, int]]] = {}
     for request in _running(r):
-        slot, held = int(r.progress["slot"][request]), int(r.progress["held"][request])
-        for index, block in enumerate(r.pool.table[slot, :held].tolist()):
-            found.setdefault(block, []).append((request, index))
+        for group in range(r.limits.full_groups + r.limits.window_groups):
+            for index, block in enumerate(row_of_group(r, request, group)):
+                if block != 0 or not _sees_window(r, group):
+                    found.setdefault(block, []).append((request, index, group))
     return found
+
+
+def _sees_window(r: Replica, group: int) -> bool:
+    order = [False] * r.limits.full_groups + [True] * r.limits.window_groups
+    return sorted(order, reverse=r.limits.windows_first)[group]
+
+
+def check_windows(r: Replica, request: int, before: int, settled: int, step: int) -> None:
+    """In every group there is what the token after `before` sees; and no more than that after `settled` does."""
+    for group in range(r.limits.full_groups + r.limits.window_groups):
+        row = row_of_group(r, request, group)
+        windowed = _sees_window(r, group)
+        if 0 in row[_first_seen(r, before) if windowed else 0 :]:
+            raise Violation(MEMORY, step, request, f"group {group} gave back a block that token {before} sees")
+        if windowed and any(row[: _first_seen(r, settled)]):
+            raise Violation(LEAK, step, request, f"group {group} keeps a block that no token from {settled} on sees")
+
+
+def _first_seen(r: Replica, tokens: int) -> int:
+    """The first block that the token after the first `tokens` sees through a window."""
+    window = r.limits.window_tokens
+    first = tokens - tokens % window if r.limits.chunked_window else max(0, tokens - window + 1)
+    return first // r.limits.block_size
 
 
 def free_queue(r: Replica, step: int = 0) -> list[int]:
@@ -96,13 +130,13 @@ def check_blocks(r: Replica, step: int) -> None:
         raise Violation(FREE_QUEUE, step, None, f"{len(queue)} blocks in it, counted {r.pool.counts[FREE_BLOCKS]}")
 
 
-def content_key(r: Replica, request: int, index: int) -> tuple[int, int]:
+def content_key(r: Replica, request: int, index: int, group: int = 0) -> tuple[int, int, int]:
     """What tells the content of a request's block `index` from others', said again without simkit.engine.prefix."""
     asked = r.requests[request]
     span = r.limits.content_span
     if index < int(asked["content_blocks"]):
-        return int(r.content_ids[int(asked["first_content"]) + index // span]), index % span
-    return -1 - request, index
+        return int(r.content_ids[int(asked["first_content"]) + index // span]), index % span, group
+    return -1 - request, index, group
 
 
 def check_cache(r: Replica, step: int) -> None:
@@ -153,6 +187,8 @@ def _own_keys(r: Replica) -> list[tuple[int, int, int]]:
     found = []
     for request in _running(r):
         progress = r.progress[request]
+        if r.limits.window_groups > 0:  # all of them are on the map
+            continue
         for index in range(int(r.requests["content_blocks"][request]), int(progress["hashed"])):
             block = int(r.pool.table[progress["slot"], index])
             found.append((request, index, int(r.pool.blocks["key"][block])))
@@ -182,13 +218,17 @@ def _home(key: int, mask: int) -> int:
 
 def _check_registered(r: Replica, step: int) -> None:
     """A running request's first `hashed` blocks are registered, and each key names one content."""
-    content: dict[int, tuple[int, int]] = {}
+    content: dict[int, tuple[int, int, int]] = {}
+    keys = r.pool.blocks["key"].tolist()
     for request in _running(r):
-        progress = r.progress[request]
-        for index in range(int(progress["hashed"])):
-            block = int(r.pool.table[progress["slot"], index])
-            key = int(r.pool.blocks["key"][block])
-            if key == 0 or index >= int(progress["held"]):
-                raise Violation(PREFIX_MAP, step, request, f"its block {index} counts as registered and is not")
-            if content.setdefault(key, content_key(r, request, index)) != content_key(r, request, index):
-                raise Violation(PREFIX_MAP, step, request, f"its block {index} is registered as other content")
+        hashed = int(r.progress["hashed"][request])
+        for group in range(r.limits.full_groups + r.limits.window_groups):
+            row = row_of_group(r, request, group)
+            for index in range(hashed):
+                if index < len(row) and row[index] == 0 and _sees_window(r, group):
+                    continue
+                if index >= len(row) or keys[row[index]] == 0:
+                    raise Violation(PREFIX_MAP, step, request, f"its block {index} counts as registered and is not")
+                named = content_key(r, request, index, group)
+                if content.setdefault(keys[row[index]], named) != named:
+                    raise Violation(PREFIX_MAP, step, request, f"its block {index} is registered as other content")

@@ -8,9 +8,10 @@ request holds. Where the replica was made so, they are only counted until then, 
 processor some 20 MB a replica (`name_blocks`).
 """
 
-from simkit.compiled import compiled, inlined
-from simkit.engine.prefix import block_key, name_own, unregister
+from simkit.compiled import called, compiled, inlined
+from simkit.engine.prefix import block_key, cached_block, group_key, name_own, unregister
 from simkit.engine.state import FREE_BLOCKS, FREE_SLOTS, NAMED, RUNNING_COUNT, Limits, Pool, Records, Replica
+from simkit.engine.windows import blocks_behind, columns, groups_of, sees_window
 
 
 @inlined
@@ -60,22 +61,39 @@ def hold_cached(pool: Pool, progress: Records, request: int, block: int) -> None
     progress[request].held += 1
 
 
+@called
+def hold_cached_in_groups(limits: Limits, pool: Pool, slot: int, index: int, hits: int, key: int) -> None:
+    """The same in each group's row, for block `index` of a hit of `hits`: 0 where no token after the hit sees it."""
+    for group in range(groups_of(limits)):
+        block = 0
+        if not sees_window(limits, group) or index >= blocks_behind(limits, hits * limits.block_size):
+            block = cached_block(pool, group_key(limits, key, group))
+        if block != 0:
+            if pool.blocks[block].references == 0:
+                take_out(pool, block)
+            pool.blocks[block].references += 1
+        pool.table[slot, group * columns(limits, pool) + index] = block
+
+
 @inlined
-def hold_new(pool: Pool, progress: Records, request: int, count: int) -> None:
-    """Append `count` blocks from the front of the free queue; content they were registered for is forgotten."""
+def hold_new(limits: Limits, pool: Pool, progress: Records, request: int, count: int) -> None:
+    """Append `count` blocks to each group's row, from the front of the free queue; what they were registered for is
+    forgotten."""
     held = progress[request].held
     progress[request].held = held + count
     if pool.counts[NAMED] == 0:
         pool.counts[FREE_BLOCKS] -= count
         return
     slot = progress[request].slot
-    for i in range(held, held + count):
-        block = pool.blocks[0].after
-        take_out(pool, block)
-        if pool.blocks[block].key != 0:
-            unregister(pool, block)
-        pool.blocks[block].references = 1
-        pool.table[slot, i] = block
+    for group in range(groups_of(limits)):
+        first = group * columns(limits, pool) + held
+        for i in range(first, first + count):
+            block = pool.blocks[0].after
+            take_out(pool, block)
+            if pool.blocks[block].key != 0:
+                unregister(pool, block)
+            pool.blocks[block].references = 1
+            pool.table[slot, i] = block
 
 
 @inlined
@@ -90,16 +108,9 @@ def release(limits: Limits, pool: Pool, progress: Records, request: int) -> None
     if pool.counts[NAMED] == 0:
         pool.counts[FREE_BLOCKS] += held
         held = 0
-    for i in range(held - 1, -1, -1):
-        block = pool.table[slot, i]
-        pool.blocks[block].references -= 1
-        if pool.blocks[block].references == 0 and (pool.blocks[block].key != 0 or not limits.uncached_free_to_front):
-            push_back(pool, block)
-    if limits.uncached_free_to_front:
-        for i in range(held):
-            block = pool.table[slot, i]
-            if pool.blocks[block].key == 0:
-                push_front(pool, block)
+    for group in range(groups_of(limits)):
+        first = group * columns(limits, pool)
+        _release_columns(limits, pool, slot, first, first + held)
     progress[request].held = 0
     progress[request].hashed = 0
     pool.free_slots[pool.counts[FREE_SLOTS]] = slot
@@ -120,6 +131,42 @@ def name_blocks(r: Replica) -> None:
         request = r.running[i]
         held = r.progress[request].held
         r.progress[request].held = 0
-        hold_new(pool, r.progress, request, held)
+        hold_new(r.limits, pool, r.progress, request, held)
         for index in range(r.progress[request].hashed):
             name_own(pool, pool.table[r.progress[request].slot, index], block_key(r, request, index))
+
+
+@inlined
+def _release_columns(limits: Limits, pool: Pool, slot: int, first: int, last: int) -> None:
+    for i in range(last - 1, first - 1, -1):
+        block = pool.table[slot, i]
+        if block == 0:
+            continue
+        pool.blocks[block].references -= 1
+        if pool.blocks[block].references == 0 and (pool.blocks[block].key != 0 or not limits.uncached_free_to_front):
+            push_back(pool, block)
+    if limits.uncached_free_to_front:
+        for i in range(first, last):
+            block = pool.table[slot, i]
+            if block != 0 and pool.blocks[block].key == 0:
+                push_front(pool, block)
+
+
+@called
+def leave_windows(limits: Limits, pool: Pool, progress: Records, request: int) -> None:
+    """Give back what windows have passed of a running request (vLLM SingleTypeKVCacheManager.remove_skipped_blocks)."""
+    settled = progress[request].computed
+    if limits.frees_settled:
+        settled = max(0, settled - progress[request].unsettled)
+    behind = min(blocks_behind(limits, settled), progress[request].held)
+    slot = progress[request].slot
+    for group in range(groups_of(limits)):
+        if not sees_window(limits, group):
+            continue
+        begin = group * columns(limits, pool)
+        first = begin + behind
+        while first > begin and pool.table[slot, first - 1] != 0:
+            first -= 1
+        _release_columns(limits, pool, slot, first, begin + behind)
+        for i in range(first, begin + behind):
+            pool.table[slot, i] = 0

@@ -11,7 +11,7 @@ Rules of memory are in `simkit.engine.block_checks`.
 
 import numpy as np
 
-from simkit.engine.block_checks import check_blocks, check_cache, check_tables
+from simkit.engine.block_checks import check_blocks, check_cache, check_tables, check_windows
 from simkit.engine.ring import rows_of
 from simkit.engine.state import (
     ABORTED,
@@ -140,6 +140,9 @@ class Checker:
             room = int(now["held"]) * r.limits.block_size
             if now["status"] == RUNNING and room < before + tokens:
                 raise Violation(MEMORY, step, request, f"{before + tokens} tokens in blocks for {room}")
+            if now["status"] == RUNNING and r.limits.window_groups > 0:
+                flying = int(then["unsettled"]) if stood is not None and r.limits.frees_settled else 0
+                check_windows(r, request, int(before), max(0, int(before) - flying), step)
 
     def _stayed(self, r: Replica, request: int) -> bool:
         return int(r.progress["preemptions"][request]) == int(self._progress["preemptions"][request])

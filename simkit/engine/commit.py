@@ -37,6 +37,8 @@ def commit(r: Replica, row: int) -> None:
         request = r.entries[row, k].request
         progress = r.progress[request]
         status = progress.status
+        if limits.window_groups > 0:
+            progress.unsettled -= r.entries[row, k].tokens
         # over since it was scheduled: by EOS in the step before, or cancelled; the token is wasted
         samples = r.entries[row, k].samples
         if samples == 0 or status in (FINISHED, ABORTED):

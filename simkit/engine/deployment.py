@@ -1,12 +1,14 @@
 """What is deployed: a model on a device, in a layout, at a precision, served by an engine with its settings."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simkit.engine.settings import EngineSettings
+from simkit.engine.settings import EngineSettings, in_flight_tokens
 from simkit.engine.state import Limits
+from simkit.errors import InputError
 from simkit.models import calibrated, roofline
 from simkit.models.architecture import Architecture
 from simkit.models.captures import default_capture_sizes
@@ -14,6 +16,7 @@ from simkit.models.catalog import load_model
 from simkit.models.device import Device, load_device
 from simkit.models.engine_law import engine_law
 from simkit.models.front_end import NO_FRONT_END, FrontEndLaw
+from simkit.models.kv_groups import PLAIN, kv_groups
 from simkit.models.layout import Layout
 from simkit.models.memory import MemoryPlan, plan_memory
 from simkit.models.precision import Precision, parse_kv_precision, parse_precision
@@ -62,6 +65,22 @@ class ReplicaSpec:
     front_end: FrontEndLaw = NO_FRONT_END  # what clients wait for beside the steps, of the same provenance
     known: TableShares | None = None  # how much of each step time is how well known, where a profile says
 
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that all KV blocks hold; where layers see windows, of requests of the greatest length."""
+        if self.limits.window_groups == 0:
+            return self.num_blocks * self.limits.block_size
+        return int(self.num_blocks / self.blocks_of(self.limits.max_model_len) * self.limits.max_model_len)
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens of context that a step can have, for the step-time tables."""
+        return context_tokens(self.num_blocks, self.limits)
+
+    def blocks_of(self, tokens: int) -> int:
+        """Blocks that a request of so many tokens may need."""
+        return self.memory.groups.blocks_of(tokens, self.limits.block_size, self.memory.in_flight_tokens)
+
 
 def resolve(deployment: Deployment) -> ReplicaSpec:
     """Fill in every default the way the engine does, plan the memory, build the step-time tables.
@@ -69,7 +88,7 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
     Raises InputError for an unknown name, an impossible layout, or a model that does not fit.
     """
     settings = deployment.engine
-    settings.dialect()
+    dialect = settings.dialect()
     arch = load_model(deployment.model)
     device = load_device(deployment.device)
     weights: Precision | None = None
@@ -83,6 +102,7 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
     graphs_counted = int(settings.engine.rsplit(".", 1)[1]) >= 21
     longest = settings.max_model_len or arch.max_context_tokens
     captures = default_capture_sizes(seqs, batched)
+    groups = PLAIN if settings.keeps_whole_contexts() else kv_groups(arch, dialect.padding_ratio)
     memory = plan_memory(
         arch,
         device,
@@ -97,16 +117,24 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
         capture_sizes=captures,
         enforce_eager=settings.enforce_eager,
         graphs_counted=graphs_counted,
+        groups=groups,
+        in_flight_tokens=in_flight_tokens(dialect, batched, settings.pipeline_depth(deployment.layout.pipeline)),
     )
     num_blocks = settings.num_gpu_blocks_override or memory.num_blocks
     limits = settings.limits(
-        num_blocks, longest, batched, seqs, kv_block_bytes=memory.block_bytes, stages=deployment.layout.pipeline
+        num_blocks,
+        longest,
+        batched,
+        seqs,
+        kv_block_bytes=memory.block_bytes,
+        stages=deployment.layout.pipeline,
+        groups=groups,
     )
     sizes = TableSizes(
         max_num_batched_tokens=batched,
         max_num_seqs=seqs,
         max_model_len=longest,
-        kv_tokens=num_blocks * settings.block_size,
+        kv_tokens=context_tokens(num_blocks, limits),
         capture_sizes=captures,
         enforce_eager=settings.enforce_eager,
     )
@@ -121,6 +149,30 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
         tables = step_tables(roofline.roofline_law(arch, device, weights), arch, layout, sizes, weights, kv)
         provenance, note, front_end = roofline.PROVENANCE, ROOFLINE_NOTE, NO_FRONT_END
     return ReplicaSpec(deployment, arch, device, memory, num_blocks, limits, tables, provenance, note, front_end)
+
+
+def context_tokens(num_blocks: int, limits: Limits) -> int:
+    """The most tokens that the contexts of a batch have together: as layers that keep all of it can hold, if any do."""
+    if limits.full_groups > 0:
+        return num_blocks * limits.block_size // limits.full_groups
+    return limits.max_running * limits.max_model_len
+
+
+def with_whole_contexts(spec: ReplicaSpec, resolve: Callable[[Deployment], ReplicaSpec]) -> ReplicaSpec:
+    """The same replica where KV is moved to others or to tiers of memory: for that every layer keeps whole contexts.
+
+    vLLM turns its hybrid KV cache manager off where KV goes through a connector; from 0.22 on, not for each of them.
+    """
+    if spec.limits.window_groups == 0:
+        return spec
+    engine = spec.deployment.engine
+    if engine.disable_hybrid_kv_cache_manager is not None:
+        raise InputError(
+            "deployment.engine.disable_hybrid_kv_cache_manager=false: KV that is moved (disaggregation, tiers) is "
+            "moved whole here; leave it out"
+        )
+    engine = engine.model_copy(update={"disable_hybrid_kv_cache_manager": True})
+    return resolve(spec.deployment.model_copy(update={"engine": engine}))
 
 
 def default_batch(device: Device) -> tuple[int, int]:

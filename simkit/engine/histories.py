@@ -3,12 +3,14 @@
 For checking a discipline, ours or a user's: everything is drawn from a seed, so a failure can be had again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from simkit.engine.replica import new_replica
+from simkit.engine.settings import LAST_MINOR, dialect_of, in_flight_tokens, windowed
 from simkit.engine.state import ABORT, FCFS, I64, NEVER, REQUEST, Limits, Records, Replica, records
+from simkit.models.kv_groups import KvGroups
 from simkit.models.steptables import StepTables, constant_tables
 
 _EVENT_CAPACITY = 256  # the log of events is bounded and nothing here reads it
@@ -67,6 +69,28 @@ def random_history(seed: int, caching: bool | None = None) -> History:
         host_ns=np.arange(running + 1, dtype=np.float64) * 3.0 + float(rng.choice([0.0, 50.0, 500.0]))
     )
     return History(limits, requests, content_ids, _aborts(rng, requests), num_blocks, tables)
+
+
+def windowed_history(seed: int, caching: bool | None = None) -> History:
+    """The same, of a model of whose layers some see windows, or all; memory for a request of any length at least."""
+    plain = random_history(seed, caching)
+    rng = np.random.default_rng([seed, 2])
+    size, longest = plain.limits.block_size, plain.limits.max_model_len
+    chunked = bool(rng.random() < 0.2)
+    window = int(rng.integers(2, longest + 4))
+    groups = KvGroups(
+        full=int(rng.choice([0, 1, 1, 1, 2])),
+        window=int(rng.integers(1, 4)),
+        windows_first=bool(rng.random() < 0.7),
+        window_tokens=-(-window // size) * size if chunked else window,
+        chunked=chunked,
+    )
+    dialect = dialect_of(f"vllm-0.{int(rng.integers(20, LAST_MINOR + 1))}")
+    limits = windowed(plain.limits, groups, dialect)
+    in_flight = in_flight_tokens(dialect, limits.max_num_batched_tokens, limits.pipeline_depth)
+    needed = groups.blocks_of(longest, size, in_flight)
+    num_blocks = 1 + needed + int(rng.choice([0, 1, needed, 4 * needed, 40 * needed]))
+    return replace(plain, limits=limits, num_blocks=num_blocks)
 
 
 def crowded_history(seed: int, requests: int = 400) -> History:

@@ -6,8 +6,9 @@ those are named by their request and position: nobody else can share them, but t
 after a preemption. Until there is one nobody looks for them, and they stay off the map, which takes most of the time.
 """
 
-from simkit.compiled import inlined
-from simkit.engine.state import DISTINCT_KEYS, NAMED, Pool, Replica
+from simkit.compiled import called, inlined
+from simkit.engine.state import DISTINCT_KEYS, NAMED, Limits, Pool, Replica
+from simkit.engine.windows import blocks_behind, columns, groups_of, sees_window
 
 _POSITION_BITS = 24  # blocks a request can name by itself: 16.7 million
 _SPREAD = 2654435761  # Knuth's multiplicative hashing, 2^32 / golden ratio
@@ -133,6 +134,8 @@ def longest_hit(r: Replica, request: int) -> tuple[int, int]:
     that is cached to its end gives its last block up (vLLM 0.32 kv_cache_manager.py, get_computed_blocks).
     """
     progress = r.progress
+    if r.limits.window_groups > 0:
+        return hit_in_groups(r, request, progress[request].known - 1)
     hits = 0
     idle = 0
     for index in range((progress[request].known - 1) // r.limits.block_size):
@@ -158,9 +161,85 @@ def register_full_blocks(r: Replica, request: int, tokens: int) -> None:
             index += 1
             continue
         block = r.pool.table[r.progress[request].slot, index]
-        if index >= r.requests[request].content_blocks and r.progress[request].findable == 0:
+        if r.limits.window_groups > 0:
+            _register_in_groups(r.limits, r.pool, r.progress[request].slot, index, block_key(r, request, index))
+        elif index >= r.requests[request].content_blocks and r.progress[request].findable == 0:
             name_own(r.pool, block, block_key(r, request, index))
         else:
             register(r.pool, block, block_key(r, request, index))
         index += 1
     r.progress[request].hashed = index
+
+
+@inlined
+def group_key(limits: Limits, key: int, group: int) -> int:
+    """A key among those of one group's blocks: each group has its own KV of the same tokens."""
+    if key > 0:
+        return (key - 1) * groups_of(limits) + group + 1
+    return (key + 1) * groups_of(limits) - group - 1
+
+
+@called
+def _register_in_groups(limits: Limits, pool: Pool, slot: int, index: int, key: int) -> None:
+    """Offer block `index` of each group. All go on the map: what left a window may be asked for again."""
+    for group in range(groups_of(limits)):
+        block = pool.table[slot, group * columns(limits, pool) + index]
+        if block != 0:
+            register(pool, block, group_key(limits, key, group))
+
+
+@called
+def _cached_in_all(limits: Limits, pool: Pool, key: int, windows: bool) -> bool:
+    """Whether content is cached in all groups that see windows, or in all that do not."""
+    for group in range(groups_of(limits)):
+        if sees_window(limits, group) == windows and cached_block(pool, group_key(limits, key, group)) == 0:
+            return False
+    return True
+
+
+@called
+def _idle_of(limits: Limits, pool: Pool, key: int, windows: bool) -> int:
+    """How many blocks of some content are free, in the groups that do not see windows or, with `windows`, in all."""
+    idle = 0
+    for group in range(groups_of(limits)):
+        if windows or not sees_window(limits, group):
+            block = cached_block(pool, group_key(limits, key, group))
+            if block != 0 and pool.blocks[block].references == 0:
+                idle += 1
+    return idle
+
+
+@called
+def hit_in_groups(r: Replica, request: int, tokens: int) -> tuple[int, int]:
+    """The longest hit within `tokens` tokens that all groups agree on: how many blocks, and how many of them are free.
+
+    Full attention needs every block of it. A window needs those that the next token sees: the last run of cached blocks
+    that fills it, or begins at the first; a chunk, those of its own (vLLM HybridKVCacheCoordinator, with one kind of
+    window: find_longest_cache_hit).
+    """
+    limits = r.limits
+    hits = tokens // limits.block_size
+    if limits.full_groups > 0:
+        most = hits
+        hits = 0
+        while hits < most and _cached_in_all(limits, r.pool, block_key(r, request, hits), False):
+            hits += 1
+        tokens = hits * limits.block_size
+    most = hits
+    if limits.chunked_window:
+        hits = blocks_behind(limits, tokens)
+        while hits < most and _cached_in_all(limits, r.pool, block_key(r, request, hits), True):
+            hits += 1
+    else:
+        needed = max(1, (limits.window_tokens - 2 + limits.block_size) // limits.block_size)
+        index = most
+        hits = most
+        while index > 0 and hits - index < needed:
+            index -= 1
+            if not _cached_in_all(limits, r.pool, block_key(r, request, index), True):
+                hits = index
+    behind = blocks_behind(limits, hits * limits.block_size)
+    idle = 0
+    for index in range(hits):
+        idle += _idle_of(limits, r.pool, block_key(r, request, index), index >= behind)
+    return hits, idle

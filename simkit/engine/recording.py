@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from simkit.engine.loop import iterate
-from simkit.engine.recording_format import Recorded, RecordedConfig, RecordedRequest
+from simkit.engine.recording_format import Recorded, RecordedConfig, RecordedRequest, groups_of
 from simkit.engine.replica import new_replica
-from simkit.engine.settings import FIRST_MINOR, LAST_MINOR, dialect_of
+from simkit.engine.settings import FIRST_MINOR, LAST_MINOR, dialect_of, windowed
 from simkit.engine.state import (
     ABORT,
     ADMITTED,
@@ -114,7 +114,7 @@ def limits_of(config: Json, engine: str = "vllm-0.32") -> Limits:
     dialect = dialect_of(engine)
     number = cast(dict[str, int], config)
     active = number.get("max_num_active_seqs")
-    return Limits(
+    limits = Limits(
         max_num_batched_tokens=number["max_num_batched_tokens"],
         max_running=min(active, number["max_num_seqs"]) if active else number["max_num_seqs"],
         max_model_len=number["max_model_len"],
@@ -134,6 +134,7 @@ def limits_of(config: Json, engine: str = "vllm-0.32") -> Limits:
         content_span=1,
         pipeline_depth=2 if config["async_scheduling"] else 1,
     )
+    return windowed(limits, groups_of(config.get("kv_cache_groups")), dialect)
 
 
 def replay(recording: Recording, engine: str | None = None) -> str | None:
@@ -149,7 +150,8 @@ def replay(recording: Recording, engine: str | None = None) -> str | None:
         limits_of(recording.config, engine or recording.engine), requests, content_ids, _aborts(rows), num_blocks
     )
     expected = iter(recording.steps)
-    for step in _run(replica, ids, bool(recording.config["async_scheduling"])):
+    most = len(recording.steps) + 1
+    for step in _run(replica, ids, bool(recording.config["async_scheduling"]), most):
         wanted = next(expected, None)
         if wanted is None:
             return f"step {step['t']}: the recording has ended"
@@ -163,14 +165,14 @@ def replay(recording: Recording, engine: str | None = None) -> str | None:
     return None if free == recording.free_at_end else f"end: {free} blocks free, recorded {recording.free_at_end}"
 
 
-def _run(r: Replica, ids: NDArray[np.int64], asynchronous: bool) -> list[Json]:
-    """Every step of a replica in the recording's terms."""
+def _run(r: Replica, ids: NDArray[np.int64], asynchronous: bool, most: int) -> list[Json]:
+    """Every step of a replica, up to `most` of them, in the recording's terms."""
     tables = constant_tables(r.limits.max_num_batched_tokens, r.limits.max_running)
     at = r.at
     steps: list[Json] = []
     in_flight: list[Json] = []
     t = 0
-    while True:
+    while len(steps) < most:
         if at[UNFINISHED] == 0 and at[IN_FLIGHT] == 0 and at[FLUSH] == 0:
             if at[NEXT_ARRIVAL] == at[ROWS]:
                 return steps
@@ -195,6 +197,7 @@ def _run(r: Replica, ids: NDArray[np.int64], asynchronous: bool) -> list[Json]:
             if asynchronous:
                 step["upd_t"] = t
         t += 1
+    return steps
 
 
 def _delivered(r: Replica) -> int:

@@ -4,9 +4,11 @@ A setting that this engine does not know is refused unless it is off (null, fals
 differs.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from simkit.models.kv_groups import PLAIN, KvGroups, longest_held
 
 MOST_TOKENS = 1 << 26  # of prompts and outputs in one file
 _MOST_TABLE = 1 << 28  # entries of the block table
@@ -20,6 +22,9 @@ Count = Annotated[int, Field(strict=True, ge=0, le=_MOST_LENGTH)]
 Segment = Annotated[tuple[Literal["s", "o"], Source, Count], Field(strict=False)]
 
 
+Reach = Annotated[tuple[Literal["full", "window", "chunk"], Count], Field(strict=False)]
+
+
 class _Row(BaseModel):
     """A row of a recording; keys that it does not know may be there if they are off."""
 
@@ -31,6 +36,33 @@ class _Row(BaseModel):
         if not isinstance(row, dict):
             return row
         return {key: value for key, value in row.items() if key in cls.model_fields or value not in (None, False, 0)}
+
+
+def groups_of(reaches: object) -> KvGroups:
+    """The KV cache groups that a recording lists; ValueError for a list that is not of one window, or not in order.
+
+    `reaches`: [kind, tokens] of each group in order, `full`, `window` or `chunk`; None: one that keeps everything.
+    """
+    if reaches is None:
+        return PLAIN
+    kinds = [(str(kind), int(tokens)) for kind, tokens in cast(list[tuple[str, int]], reaches)]
+    windows = [reach for reach in kinds if reach[0] != "full"]
+    order = [reach[0] == "full" for reach in kinds]
+    if len(set(windows)) > 1 or any(tokens < 1 for _, tokens in windows):
+        raise ValueError("kv_cache_groups: windows of one size of at least 1 token are known")
+    if order != sorted(order) and order != sorted(order, reverse=True):
+        raise ValueError("kv_cache_groups: those of one kind stand together, as vLLM makes them")
+    if not windows:
+        if len(kinds) > 1:
+            raise ValueError("kv_cache_groups: several groups without a window")
+        return PLAIN
+    return KvGroups(
+        full=len(kinds) - len(windows),
+        window=len(windows),
+        windows_first=kinds[0][0] != "full",
+        window_tokens=windows[0][1],
+        chunked=windows[0][0] == "chunk",
+    )
 
 
 class RecordedConfig(_Row):
@@ -50,6 +82,7 @@ class RecordedConfig(_Row):
     watermark: float = Field(ge=0.0, lt=1.0)
     scheduler_reserve_full_isl: bool
     max_num_active_seqs: int | None = Field(default=None, ge=1)
+    kv_cache_groups: list[Reach] | None = Field(default=None, min_length=1, max_length=64)
 
     @model_validator(mode="after")
     def _starts(self) -> Self:
@@ -58,7 +91,8 @@ class RecordedConfig(_Row):
                 f"max_num_batched_tokens={self.max_num_batched_tokens} is less than max_model_len="
                 f"{self.max_model_len} without chunked prefill"
             )
-        if self.max_num_seqs * (-(-self.max_model_len // self.block_size)) > _MOST_TABLE:
+        groups = groups_of(self.kv_cache_groups)
+        if groups.count * self.max_num_seqs * (-(-self.max_model_len // self.block_size)) > _MOST_TABLE:
             raise ValueError("max_num_seqs requests of max_model_len tokens have too many blocks to replay")
         return self
 
@@ -101,11 +135,15 @@ class Recorded(BaseModel):
         by_id = {q.id: q for q in self.requests}
         if len(by_id) < len(self.requests):
             raise ValueError("requests: an id is there twice")
-        holds = (self.config.num_gpu_blocks - 1) * self.config.block_size
+        config = self.config
+        groups, usable = groups_of(config.kv_cache_groups), config.num_gpu_blocks - 1
+        step, longest = config.max_num_batched_tokens, config.max_model_len
+        holds = longest_held(usable, groups, config.block_size, step, longest)
+        holds = max(holds, usable // groups.count * config.block_size)
         for q in self.requests:
-            if min(q.prompt + q.out - 1, self.config.max_model_len) > holds:
+            if min(q.prompt + q.out - 1, config.max_model_len) > holds:
                 raise ValueError(f"request {q.id}: {q.prompt + q.out} tokens are more than the {holds} of all blocks")
-            if q.prompt >= self.config.max_model_len:
+            if q.prompt >= config.max_model_len:
                 raise ValueError(f"request {q.id}: {q.prompt} prompt tokens leave no room in max_model_len")
             for kind, source, _ in q.segs:
                 if kind == "o" and source not in by_id:

@@ -42,7 +42,7 @@ def new_replica(
 
     `requests` are REQUEST records in order of arrival, `aborts` ABORT records in order of time. With `named` False
     blocks are counted, and get their numbers only when it matters which they are; schedules are the same. It must be
-    True where requests have `content_blocks`, and for whoever reads the block table.
+    True where requests have `content_blocks`, and for whoever reads the block table; where layers see windows it is.
     """
     at = np.zeros(PLACES + limits.stages - 1, dtype=np.int64)
     at[ROWS] = len(requests)
@@ -54,7 +54,7 @@ def new_replica(
         aborts=aborts,
         progress=records(len(requests), PROGRESS),
         ledger=records(len(requests), LEDGER),
-        pool=_new_pool(limits, num_blocks, named),
+        pool=_new_pool(limits, num_blocks, named or limits.window_groups > 0),
         entries=records((rows_of(limits), limits.max_running), ENTRY),
         batches=records(rows_of(limits), BATCH),
         record=_new_recorder(limits, event_capacity),
@@ -73,7 +73,9 @@ def _new_pool(limits: Limits, num_blocks: int, named: bool) -> Pool:
     blocks["before"] = np.roll(ring, 1)
     # a full map of all blocks is half empty, so searches are short
     places = 1 << max(4, (2 * num_blocks - 1).bit_length())
-    per_request = min(-(-limits.max_model_len // limits.block_size), num_blocks)
+    per_request = -(-limits.max_model_len // limits.block_size)
+    if limits.full_groups > 0:
+        per_request = min(per_request, num_blocks)
     slots = limits.max_running
     counts = np.zeros(4, dtype=np.int64)
     counts[FREE_BLOCKS] = num_blocks - 1
@@ -82,7 +84,7 @@ def _new_pool(limits: Limits, num_blocks: int, named: bool) -> Pool:
     return Pool(
         blocks=blocks,
         places=records(places, PLACE),
-        table=np.empty((slots, per_request), dtype=np.int32),
+        table=np.empty((slots, (limits.full_groups + limits.window_groups) * per_request), dtype=np.int32),
         free_slots=np.arange(slots, dtype=np.int32)[::-1].copy(),
         counts=counts,
     )

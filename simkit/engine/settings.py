@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from simkit.engine.predictor import Constant, PredictorSpec
 from simkit.engine.state import DEADLINE, FAIR, FCFS, FEEDBACK, PRIORITY, REMAINING, SHORTEST, Limits
 from simkit.errors import InputError
+from simkit.models.kv_groups import PLAIN, KvGroups, longest_held
 
 
 class Dialect(NamedTuple):
@@ -19,6 +20,14 @@ class Dialect(NamedTuple):
     has_watermark: bool
     has_reserve_full_isl: bool
     has_active_limits: bool  # max_num_active_seqs, long_prefill_token_threshold_adaptive
+    pads_groups_more: bool
+    caps_windows: bool  # admission asks for no more than a window's group ever holds
+    frees_settled: bool
+
+    @property
+    def padding_ratio(self) -> float:
+        """Of the layers of two kinds, below which a KV cache group has as many as the larger kind (kv_groups)."""
+        return 1.5 if self.pads_groups_more else 1.25
 
 
 FIRST_MINOR, LAST_MINOR = 16, 33
@@ -34,6 +43,9 @@ def _dialect(minor: int) -> Dialect:
         has_watermark=minor >= 24,
         has_reserve_full_isl=minor >= 19,
         has_active_limits=minor >= 31,
+        pads_groups_more=minor >= 18,
+        caps_windows=minor >= 20,
+        frees_settled=minor >= 26,
     )
 
 
@@ -95,6 +107,9 @@ class EngineSettings(BaseModel):
     )
     gpu_memory_utilization: float = Field(default=0.92, gt=0.0, le=1.0)
     enable_prefix_caching: bool = True
+    disable_hybrid_kv_cache_manager: bool | None = Field(
+        default=None, description="charge layers with windows their whole context; default where vLLM does"
+    )
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = Field(default=0, ge=0)
     long_prefill_token_threshold_adaptive: bool = Field(
@@ -188,12 +203,13 @@ class EngineSettings(BaseModel):
         content_span: int = 1,
         kv_block_bytes: int = 0,
         stages: int = 1,
+        groups: KvGroups = PLAIN,
     ) -> Limits:
         """The settings as the loop needs them, with what was left to defaults filled in.
 
         `kv_block_bytes` of one GPU, which swaps over a link of its own, are needed for swapping only. A pipeline of
         `stages` has a batch for each of them in flight and is not scheduled asynchronously (vLLM's default with
-        pipeline stages: VllmConfig.max_concurrent_batches).
+        pipeline stages: VllmConfig.max_concurrent_batches). `groups` are those of the model's layers.
 
         Raises InputError where vLLM refuses to start: a KV cache smaller than one request of maximum length, or
         without chunked prefill a step smaller than a prompt, and for pipeline stages under another discipline.
@@ -204,23 +220,24 @@ class EngineSettings(BaseModel):
                 f"deployment.layout.pipeline={stages}: discipline {self.discipline} knows no batches on several "
                 "stages; use vllm-v1, or pipeline: 1"
             )
-        usable_tokens = (num_blocks - 1) * self.block_size
-        if usable_tokens < max_model_len:
-            raise InputError(
-                f"deployment.engine.max_model_len={max_model_len}: the KV cache holds {usable_tokens} tokens; "
-                f"set max_model_len to at most {usable_tokens}, or more GPUs, or a smaller KV precision"
-            )
+        depth = self.pipeline_depth(stages)
+        reserve = self.scheduler_reserve_full_isl
+        reserve = dialect.has_reserve_full_isl if reserve is None else reserve
+        in_flight = in_flight_tokens(dialect, max_num_batched_tokens, depth)
+        if reserve and not dialect.caps_windows:
+            # admission waits for the whole context in every group, and for ever where that is more than there is
+            in_flight = max_model_len
+        self._check_holds_one(num_blocks - 1, max_model_len, groups, in_flight)
         if not self.enable_chunked_prefill and max_num_batched_tokens < max_model_len:
             raise InputError(
                 f"deployment.engine.max_num_batched_tokens={max_num_batched_tokens}: smaller than max_model_len="
                 f"{max_model_len} without chunked prefill; raise it or set enable_chunked_prefill: true"
             )
-        reserve = self.scheduler_reserve_full_isl
         watermark = self.watermark
         if watermark is None:
             watermark = V0_WATERMARK if self.discipline == "vllm-v0" else 0.0
         swap = self.preemption_mode == "swap"
-        return Limits(
+        limits = Limits(
             max_num_batched_tokens=max_num_batched_tokens,
             max_running=min(max_num_seqs, self.max_num_active_seqs or max_num_seqs),
             max_model_len=max_model_len,
@@ -233,12 +250,12 @@ class EngineSettings(BaseModel):
             ordering=ORDERINGS[self.policy],
             preemptive=self.preemptive,
             watermark_blocks=int(watermark * num_blocks),
-            reserve_full_isl=dialect.has_reserve_full_isl if reserve is None else reserve,
+            reserve_full_isl=reserve,
             uncached_free_to_front=dialect.uncached_free_to_front,
             passed_over_counts=dialect.passed_over_counts,
             serves_past_self_victim=dialect.serves_past_self_victim,
             content_span=content_span,
-            pipeline_depth=stages if stages > 1 else 2 if self.async_scheduling else 1,
+            pipeline_depth=depth,
             swap_block_ns=max(1, round(kv_block_bytes / self.swap_gb_per_s)) if swap else 0,
             speculative_tokens=self.speculative_tokens,
             acceptance=float(self.acceptance or 0.0),
@@ -247,3 +264,48 @@ class EngineSettings(BaseModel):
             draft_request_ns=round(1e6 * self.draft_request_ms),
             stages=stages,
         )
+        return windowed(limits, groups, dialect)
+
+    def pipeline_depth(self, stages: int) -> int:
+        """Batches in flight at most."""
+        return stages if stages > 1 else 2 if self.async_scheduling else 1
+
+    def keeps_whole_contexts(self) -> bool:
+        """Whether KV memory is charged whole contexts even where layers see windows of them.
+
+        vLLM's hybrid KV cache manager is on unless it is disabled (VllmConfig). What the other disciplines of ours
+        stand for has none, or one of another kind.
+        """
+        others = self.discipline in _TAKES and self.discipline != "vllm-v1"
+        return bool(self.disable_hybrid_kv_cache_manager) or others
+
+    def _check_holds_one(self, usable_blocks: int, max_model_len: int, groups: KvGroups, in_flight_tokens: int) -> None:
+        """InputError if a request of maximum length would never get the blocks that it needs."""
+        usable_tokens = longest_held(usable_blocks, groups, self.block_size, in_flight_tokens, max_model_len)
+        if usable_tokens < max_model_len:
+            raise InputError(
+                f"deployment.engine.max_model_len={max_model_len}: the KV cache holds {usable_tokens} tokens; "
+                f"set max_model_len to at most {usable_tokens}, or more GPUs, or a smaller KV precision"
+            )
+
+
+def in_flight_tokens(dialect: Dialect, max_num_batched_tokens: int, pipeline_depth: int) -> int:
+    """Tokens beside its window whose blocks a request may hold (vLLM max_in_flight_tokens; before, those of a step)."""
+    return max_num_batched_tokens * (pipeline_depth if dialect.frees_settled else 1)
+
+
+def windowed(limits: Limits, groups: KvGroups, dialect: Dialect) -> Limits:
+    """The same limits for a model whose layers are dealt to groups, some of which see windows."""
+    if groups.window == 0:
+        return limits
+    in_flight = in_flight_tokens(dialect, limits.max_num_batched_tokens, limits.pipeline_depth)
+    cap = groups.window_cap_blocks(limits.block_size, in_flight, limits.max_model_len)
+    return limits._replace(
+        full_groups=groups.full,
+        window_groups=groups.window,
+        windows_first=groups.windows_first,
+        window_tokens=groups.window_tokens,
+        chunked_window=groups.chunked,
+        window_cap_blocks=cap if dialect.caps_windows else 0,
+        frees_settled=dialect.frees_settled,
+    )

@@ -55,6 +55,13 @@ class Limits(NamedTuple):
     draft_ns: int = 0  # to propose all drafts of a step
     draft_request_ns: int = 0  # and, besides, for each request that gets some
     stages: int = 1  # of the pipeline
+    full_groups: int = 1  # of layers that see all of their context (simkit.models.kv_groups)
+    window_groups: int = 0  # of layers that see a window of it; each group has its own blocks, all of one pool
+    windows_first: bool = False  # the order in which the groups take blocks
+    window_tokens: int = 0  # that a token of such a layer sees, itself included
+    chunked_window: bool = False  # of the aligned chunk of so many tokens, those up to itself
+    window_cap_blocks: int = 0  # the most that admission asks for in a window's group; 0: all (vLLM < 0.20)
+    frees_settled: bool = True  # blocks leave a window when no step in flight reads them any more (vLLM >= 0.26)
 
 
 def records(shape: int | tuple[int, ...], kind: np.dtype[np.void]) -> Records:
@@ -99,6 +106,7 @@ PROGRESS = np.dtype(
         ("hashed", np.int32),  # of these, how many leading ones are registered for reuse
         ("preemptions", np.int32),
         ("hit", np.int32),  # prompt tokens found in the prefix cache at first admission
+        ("unsettled", np.int32),  # tokens in batches in flight; counted only where layers see windows
         ("status", np.int8),
         ("findable", np.int8),  # 1: blocks with content of its own are in the map of content; 0: they are kept off it
     ],
@@ -178,7 +186,7 @@ class Pool(NamedTuple):
 
     blocks: Records  # BLOCK [blocks]
     places: Records  # PLACE [power of two] open addressing by content; key 0 is empty
-    table: I32  # [slots, blocks a request can hold] the blocks of each running request, in order
+    table: I32  # [slots, groups x blocks a request can hold] the blocks of each running request, in order; 0: left
     free_slots: I32  # [slots] a stack
     counts: I64  # [4] FREE_BLOCKS, DISTINCT_KEYS, FREE_SLOTS, NAMED
 

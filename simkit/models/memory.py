@@ -12,13 +12,8 @@ from simkit.models.activation import peak_bytes
 from simkit.models.architecture import Architecture
 from simkit.models.captures import default_capture_sizes
 from simkit.models.device import Device, known_devices, load_device
-from simkit.models.layout import (
-    Layout,
-    check_layout,
-    fitting_tensor_sizes,
-    layer_kv_bytes_per_token,
-    stage_layers,
-)
+from simkit.models.kv_groups import PLAIN, KvGroups, block_token_bytes, longest_held
+from simkit.models.layout import Layout, check_layout, fitting_tensor_sizes
 from simkit.models.precision import Precision
 from simkit.models.sharding import weight_bytes_per_stage
 
@@ -50,10 +45,17 @@ class MemoryPlan:
     num_blocks: int
     block_size: int  # tokens
     max_model_len: int
+    groups: KvGroups = PLAIN  # of layers: one block holds `block_size` tokens of the layers of one group
+    in_flight_tokens: int = 0  # beside its window, whose blocks a request may hold
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens the KV cache of one replica holds. (vLLM keeps one of the blocks as its null block.)"""
+        """Tokens the KV cache of one replica holds. (vLLM keeps one of the blocks as its null block.)
+
+        Where layers see windows, those of requests of `max_model_len`, as vLLM prints it ("GPU KV cache size", >= 0.20).
+        """
+        if self.groups.window:
+            return int(self.max_concurrency * self.max_model_len)
         return self.num_blocks * self.block_size
 
     @property
@@ -63,8 +65,13 @@ class MemoryPlan:
 
     @property
     def max_concurrency(self) -> float:
-        """Requests of `max_model_len` tokens that fit at once."""
-        return self.num_blocks / -(-self.max_model_len // self.block_size)
+        """Requests of `max_model_len` tokens that fit at once (vLLM get_max_concurrency_for_kv_cache_config)."""
+        return self.num_blocks / self.groups.blocks_of(self.max_model_len, self.block_size, self.in_flight_tokens)
+
+    @property
+    def longest_tokens(self) -> int:
+        """Tokens of a request that would fit alone, up to what was asked for where layers see windows."""
+        return longest_held(self.num_blocks, self.groups, self.block_size, self.in_flight_tokens, self.max_model_len)
 
     def rows(self) -> list[tuple[str, int]]:
         """(name, bytes) for printing: up to "less than a block" they sum to the requested memory, all to the total."""
@@ -97,6 +104,8 @@ def plan_memory(
     capture_sizes: tuple[int, ...] | None = None,
     enforce_eager: bool = False,
     graphs_counted: bool = True,
+    groups: KvGroups = PLAIN,
+    in_flight_tokens: int | None = None,
 ) -> MemoryPlan:
     """The memory of one GPU, and the KV blocks that fit.
 
@@ -115,8 +124,10 @@ def plan_memory(
         enforce_eager: no CUDA graphs.
         graphs_counted: whether graphs are taken from the budget (vLLM 0.21 and later) or come on top (earlier).
 
-    All layers are charged their full context, windowed ones too: vLLM's hybrid allocator frees blocks that slide out of
-    a window, which this conservative count leaves out.
+        groups: how the layers share the pool of blocks (`simkit.models.kv_groups.kv_groups`); PLAIN charges every layer
+            its full context, those that see a window too.
+        in_flight_tokens: tokens scheduled and not settled at most, which a request's windows hold beside themselves;
+            None: `max_num_batched_tokens`.
 
     Raises:
         InputError: a parameter is out of range, the layout is impossible, or the KV cache would not hold one request of
@@ -146,9 +157,11 @@ def plan_memory(
         block_size,
         () if enforce_eager else sizes,
         graphs_counted,
+        groups,
+        max_num_batched_tokens if in_flight_tokens is None else in_flight_tokens,
     )
     plan = _plan(request)
-    if plan.num_blocks * block_size < max_model_len:
+    if plan.longest_tokens < max_model_len:
         raise InputError(_does_not_fit(request, plan))
     return plan
 
@@ -174,6 +187,8 @@ class _Request:
     block_size: int
     capture_sizes: tuple[int, ...]
     graphs_counted: bool
+    groups: KvGroups
+    in_flight_tokens: int
 
 
 def _plan(request: _Request) -> MemoryPlan:
@@ -183,10 +198,11 @@ def _plan(request: _Request) -> MemoryPlan:
     activation = peak_bytes(arch, layout, request.max_num_batched_tokens, request.max_num_seqs)
     sizes = len(request.capture_sizes)
     plans = []
-    for stage, stage_weights in zip(
-        stage_layers(arch, layout.pipeline), weight_bytes_per_stage(arch, layout, request.weights), strict=True
+    for token_bytes, stage_weights in zip(
+        block_token_bytes(arch, request.groups, layout, request.kv),
+        weight_bytes_per_stage(arch, layout, request.weights),
+        strict=True,
     ):
-        token_bytes = sum(layer_kv_bytes_per_token(layer, layout.tensor, request.kv) for layer in stage)
         plan = MemoryPlan(
             total_bytes=request.device.memory_bytes,
             requested_bytes=requested,
@@ -200,6 +216,8 @@ def _plan(request: _Request) -> MemoryPlan:
             num_blocks=0,
             block_size=request.block_size,
             max_model_len=request.max_model_len,
+            groups=request.groups,
+            in_flight_tokens=request.in_flight_tokens,
         )
         used = sum(size for name, size in plan.rows() if name not in ("less than a block", "left to others"))
         used -= 0 if request.graphs_counted else plan.graph_bytes
@@ -208,7 +226,7 @@ def _plan(request: _Request) -> MemoryPlan:
 
 
 def _fits(request: _Request) -> bool:
-    return _plan(request).kv_tokens >= request.max_model_len
+    return _plan(request).longest_tokens >= request.max_model_len
 
 
 def _does_not_fit(request: _Request, plan: MemoryPlan) -> str:
@@ -221,14 +239,14 @@ def _does_not_fit(request: _Request, plan: MemoryPlan) -> str:
             f"{_gib(fixed - plan.weight_bytes)} of {_gib(plan.requested_bytes)} usable leave no KV cache"
         )
     else:
-        problem = f"{name}: the KV cache holds {plan.kv_tokens} tokens, less than one request of {plan.max_model_len}"
+        problem = f"{name}: the KV cache holds {plan.longest_tokens} tokens, less than one request of {plan.max_model_len}"
     remedies = list(_remedies(request, plan))
     return f"{problem}; what would fit: {'; '.join(remedies) or 'more GPUs of a larger kind'}"
 
 
 def _remedies(request: _Request, plan: MemoryPlan) -> Iterator[str]:
-    if plan.kv_tokens >= 1024:
-        yield f"max_model_len {plan.kv_tokens}"
+    if plan.longest_tokens >= 1024:
+        yield f"max_model_len {plan.longest_tokens}"
     layout = request.layout
     for tensor in fitting_tensor_sizes(request.arch, layout.expert > 1):
         larger = layout.model_copy(

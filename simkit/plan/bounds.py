@@ -148,7 +148,8 @@ def _kv_per_s(spec: ReplicaSpec, work: Work, step_ns: float) -> float:
     """The prompt's blocks are held while the output's other tokens come, one a step."""
     if work.cached:
         return float("inf")
-    held = np.ceil(work.prompt / spec.limits.block_size) * (work.output - 1) * step_ns
+    blocks = spec.memory.groups.least_blocks(work.prompt, spec.limits.block_size)
+    held = blocks * (work.output - 1) * step_ns
     return (spec.num_blocks - 1) * _per_second(held)
 
 

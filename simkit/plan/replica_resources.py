@@ -123,6 +123,6 @@ def device_tables(spec: ReplicaSpec, device: Device) -> StepTables:
         max_num_batched_tokens=limits.max_num_batched_tokens,
         max_num_seqs=limits.max_running,
         max_model_len=limits.max_model_len,
-        kv_tokens=spec.num_blocks * limits.block_size,
+        kv_tokens=spec.context_tokens,
         enforce_eager=deployment.engine.enforce_eager,
     )

@@ -12,7 +12,7 @@ from simkit.cluster.moving import Moving, check_moving, token_bytes
 from simkit.cluster.result import FleetResult
 from simkit.cluster.roster import Member
 from simkit.cluster.topology import LinkSpec
-from simkit.engine.deployment import Deployment, ReplicaSpec
+from simkit.engine.deployment import Deployment, ReplicaSpec, with_whole_contexts
 from simkit.engine.state import Limits
 from simkit.metrics.result import RequestColumns, RunResult
 from simkit.models.steptables import scaled
@@ -83,7 +83,10 @@ def work_out(kind: Kind, resolve: Callable[[Deployment], ReplicaSpec]) -> Unit:
         return decode
     apart = kind.apart
     apart.link.bytes_per_s()
-    prefill = decode if apart.prefill == kind.deployment else resolve(apart.prefill)
+    decode = with_whole_contexts(decode, resolve)
+    prefill = decode
+    if apart.prefill != kind.deployment:
+        prefill = with_whole_contexts(resolve(apart.prefill), resolve)
     moving = Moving(apart=Disaggregation(link=apart.link))
     check_moving(moving, [Member(prefill, PREFILL), Member(decode, DECODE)])
     return Group(prefill, apart.prefills, decode, apart.decodes, apart.link)

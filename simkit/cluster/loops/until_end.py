@@ -3,7 +3,7 @@
 from simkit.cluster.loops.lookahead import earliest_end
 from simkit.compiled import compiled, inlined
 from simkit.engine.loop import turn
-from simkit.engine.prefix import block_key, cached_block
+from simkit.engine.prefix import block_key, cached_block, hit_in_groups
 from simkit.engine.ring import ring_row
 from simkit.engine.state import (
     FLUSH,
@@ -82,6 +82,8 @@ def list_committed(r: Replica, ended: I32, out: I64) -> int:
 @compiled
 def cached_blocks(r: Replica, row: int, blocks: int) -> int:
     """How many of the first `blocks` blocks of the request in a row, which need not have arrived, are cached now."""
+    if r.limits.window_groups > 0:
+        return hit_in_groups(r, row, blocks * r.limits.block_size)[0]
     for index in range(blocks):
         if cached_block(r.pool, block_key(r, row, index)) == 0:
             return index
