@@ -12,7 +12,7 @@ from simkit.engine import vllm_v1
 from simkit.engine.block_checks import content_key
 from simkit.engine.checked_run import checked_run
 from simkit.engine.checks import MOST_OVERTAKEN
-from simkit.engine.histories import History, crowded_history, random_history
+from simkit.engine.histories import History, crowded_history, random_history, windowed_history
 from simkit.engine.loop import IDLE, advance, iterate
 from simkit.engine.prefix import longest_hit
 from simkit.engine.recording import read_recording, replay
@@ -37,12 +37,17 @@ def test_rules(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     checked_run(random_history(seed), iterate)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_rules_of_windows(seed: int) -> None:
+    checked_run(windowed_history(seed), iterate)
+
+
 def _searched_hits(r: Replica, request: int) -> int:
     """Leading whole blocks, but for the one with the last token, whose content some block is registered for."""
     keys = {int(key) for key in r.pool.blocks["key"] if key != 0}
     hits = 0
     for index in range((int(r.progress["known"][request]) - 1) // r.limits.block_size):
-        content, position = content_key(r, request, index)
+        content, position, _ = content_key(r, request, index)
         named = content * r.limits.content_span + position + 1 if content >= 0 else None
         key = named if named is not None else -((request << 24) + index + 1)
         if key not in keys:

@@ -31,14 +31,14 @@ VLLM_V1: list[Mutant] = [
 ACTIONS: list[Mutant] = [
     ("actions.py", "- progress[request].known - progress[request].placeholders", "- progress[request].known"),
     ("actions.py", "if samples > 0 and asynchronous(r):", "if asynchronous(r):"),
-    ("actions.py", "if new > r.pool.counts[FREE_BLOCKS]:", "if new >= r.pool.counts[FREE_BLOCKS]:"),
+    ("actions.py", "if new * groups_of(r.limits) > r.pool.counts[FREE_BLOCKS]:", "if new * groups_of(r.limits) >= r.pool.counts[FREE_BLOCKS]:"),
     ("actions.py", "register_full_blocks(r, request, min(tokens, r.progress[request].known))", "register_full_blocks(r, request, tokens)"),
     ("actions.py", "if r.limits.reserve_full_isl:", "if not r.limits.reserve_full_isl:"),
-    ("actions.py", "watermark = limits.watermark_blocks if r.at[RUNNING_COUNT] > 0 else 0", "watermark = limits.watermark_blocks"),
-    ("actions.py", "watermark = limits.watermark_blocks if r.at[RUNNING_COUNT] > 0 else 0", "watermark = 0"),
-    ("actions.py", "blocks - hits + idle + watermark <=", "blocks - hits + watermark <="),
-    ("actions.py", "blocks - hits + idle + watermark <=", "blocks + idle + watermark <="),
-    ("actions.py", "blocks - hits + idle + watermark <=", "blocks - hits + idle + watermark <"),
+    ("actions.py", "watermark = r.limits.watermark_blocks if r.at[RUNNING_COUNT] > 0 else 0", "watermark = r.limits.watermark_blocks"),
+    ("actions.py", "watermark = r.limits.watermark_blocks if r.at[RUNNING_COUNT] > 0 else 0", "watermark = 0"),
+    ("actions.py", "r.pool.counts[FREE_BLOCKS] - idle - watermark", "r.pool.counts[FREE_BLOCKS] - watermark"),
+    ("actions.py", "(blocks - hits) * groups_of(limits) <=", "blocks * groups_of(limits) <="),
+    ("actions.py", "(blocks - hits) * groups_of(limits) <=", "(blocks - hits) * groups_of(limits) <"),
     ("actions.py", "    progress[request].hashed = hits\n", ""),
     ("actions.py", "if more_urgent(r, victim, r.running[i]):", "if more_urgent(r, r.running[i], victim):"),
     ("actions.py", "victim = int(r.running[r.at[RUNNING_COUNT] - 1])", "victim = int(r.running[0])"),
@@ -78,10 +78,10 @@ BLOCKS: list[Mutant] = [
     ("blocks.py", "    pool.blocks[first].before = block\n", ""),
     ("blocks.py", "    pool.blocks[0].before = block\n", ""),
     ("blocks.py", "    pool.blocks[pool.blocks[block].after].before = pool.blocks[block].before\n", ""),
-    ("blocks.py", "    if pool.blocks[block].references == 0:\n        take_out(pool, block)\n", ""),
-    ("blocks.py", "    pool.blocks[block].references += 1\n", ""),
-    ("blocks.py", "        if pool.blocks[block].key != 0:\n            unregister(pool, block)\n", ""),
-    ("blocks.py", "    for i in range(held - 1, -1, -1):\n", "    for i in range(held):\n"),
+    ("blocks.py", "    if pool.blocks[block].references == 0:\n        take_out(pool, block)\n    pool", "    pool"),
+    ("blocks.py", "    pool.blocks[block].references += 1\n    pool", "    pool"),
+    ("blocks.py", "            if pool.blocks[block].key != 0:\n                unregister(pool, block)\n", ""),
+    ("blocks.py", "    for i in range(last - 1, first - 1, -1):\n", "    for i in range(first, last):\n"),
     ("blocks.py", "and (pool.blocks[block].key != 0 or not limits.uncached_free_to_front)", "and (pool.blocks[block].key == 0 or not limits.uncached_free_to_front)"),
     ("blocks.py", "                push_front(pool, block)\n", "                push_back(pool, block)\n"),
     ("blocks.py", "        if pool.blocks[block].references == 0 and (", "        if ("),
@@ -110,6 +110,26 @@ BLOCKS: list[Mutant] = [
     ("prefix.py", "return -((int(request) << _POSITION_BITS) + index + 1)", "return -(index + 1)"),
 ]  # fmt: skip
 
+WINDOWS: list[Mutant] = [
+    ("windows.py", "group < limits.window_groups if limits.windows_first", "group < limits.window_groups if not limits.windows_first"),
+    ("windows.py", "max(0, tokens - limits.window_tokens + 1)", "max(0, tokens - limits.window_tokens)"),
+    ("windows.py", "max(0, tokens - limits.window_tokens + 1)", "max(0, tokens - limits.window_tokens + 2)"),
+    ("windows.py", "tokens // limits.window_tokens * limits.window_tokens // limits.block_size", "tokens // limits.block_size"),
+    ("windows.py", "min(blocks, limits.window_cap_blocks) if limits.window_cap_blocks > 0 else blocks", "blocks"),
+    ("windows.py", "limits.window_groups * max(seen - hits, 0)", "max(seen - hits, 0)"),
+    ("actions.py", "new * groups_of(r.limits) >", "new >"),
+    ("actions.py", "(blocks - hits) * groups_of(limits) <=", "blocks - hits <="),
+    ("actions.py", "            progress[request].unsettled += r.entries[row, k].tokens\n", "            progress[request].unsettled += 1\n"),
+    ("blocks.py", "    if limits.frees_settled:\n", "    if not limits.frees_settled:\n"),
+    ("blocks.py", "            pool.table[slot, i] = 0\n", "            pass\n"),
+    ("blocks.py", "index >= blocks_behind(limits, hits * limits.block_size):", "index >= 0:"),
+    ("prefix.py", "        if block != 0:\n            register(pool, block, group_key(limits, key, group))\n", "        register(pool, block, group_key(limits, key, group))\n"),
+    ("prefix.py", "(key - 1) * groups_of(limits) + group + 1", "key"),
+    ("prefix.py", "(limits.window_tokens - 2 + limits.block_size)", "(limits.window_tokens - 1 + limits.block_size)"),
+    ("prefix.py", "        idle += _idle_of(limits, r.pool, block_key(r, request, index), index >= behind)\n", "        idle += _idle_of(limits, r.pool, block_key(r, request, index), True)\n"),
+    ("prefix.py", "            if not _cached_in_all(limits, r.pool, block_key(r, request, index), True):\n                hits = index\n", "            pass\n"),
+]  # fmt: skip
+
 AFTER: list[Mutant] = [
     ("commit.py", "            progress.placeholders -= 1\n", ""),
     ("commit.py", "or progress.known >= r.limits.max_model_len)", "or progress.known > r.limits.max_model_len)"),
@@ -126,4 +146,4 @@ AFTER: list[Mutant] = [
     ("ledger.py", "        elif phase == DECODE:\n            r.ledger[request].skipped += decode\n", "        elif phase == DECODE:\n            r.ledger[request].skipped += decode + extra\n"),
 ]  # fmt: skip
 
-MUTANTS = [*VLLM_V1, *ACTIONS, *QUEUE, *BLOCKS, *AFTER]
+MUTANTS = [*VLLM_V1, *ACTIONS, *QUEUE, *BLOCKS, *WINDOWS, *AFTER]
