@@ -201,7 +201,7 @@ def require_cuda() -> None:
 
 
 def run(out: Path, models: list[str], budget_s: float, seed: int) -> list[Aim]:
-    """Measure, judge and write."""
+    """Measure, judge and write; InputError, all else being written, where composed steps fail."""
     started = time.monotonic()
     scope = scope_of(models, "cuda", [1], "bf16", "bf16", (None, None, None))
     device = open_device("cuda", None, "bf16", 1, step_bytes(scope), attention_shapes(scope))
@@ -222,13 +222,16 @@ def run(out: Path, models: list[str], budget_s: float, seed: int) -> list[Aim]:
     write_report(out, outcome.profile, ([], []), time.monotonic() - started)
     if outcome.measurement.interrupted:
         raise KeyboardInterrupt
+    pairs: tuple[list[float], list[float]] = ([], [])
+    failure = ""
     try:
         pairs = composed_steps(outcome.profile, scope, chosen_steps(steps, COMPOSED_STEPS, seed))
     except Exception as error:  # a decoder that does not fit, or whatever torch may raise: the profile is written
-        print(f"composed steps: {type(error).__name__}: {' '.join(str(error).split())[:200]}", flush=True)
-        pairs = ([], [])
+        failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     aims = write_report(out, outcome.profile, pairs, time.monotonic() - started)
     print((out / "report.md").read_text(encoding="utf-8"))
+    if failure:
+        raise InputError(f"composed steps: {failure}; {out} has the profile and the report without them")
     return aims
 
 

@@ -31,6 +31,7 @@ from simkit.calibrate.points import PlannedPoint, Point, has_kernel, point_colum
 from simkit.calibrate.points_plan import decode_point, plan_points, prefill_point
 from simkit.calibrate.points_scope import Scope
 from simkit.engine.emitted_steps import Share
+from simkit.errors import InputError
 from simkit.models.catalog import load_model
 from simkit.models.layout import Layout
 from simkit.models.operators import linear_operators
@@ -251,7 +252,7 @@ def test_what_was_measured_is_reported_before_the_layers_that_may_fail(
     monkeypatch.setattr(script, "plan_of", lambda *_: [])
     monkeypatch.setattr(script, "measured_profile", lambda *_, **__: Outcome(measurement, profile))
     monkeypatch.setattr(script, "composed_steps", lost)
-    with pytest.raises(RuntimeError, match="the device was lost"):
+    with pytest.raises(InputError, match="composed steps: RuntimeError: CUDA error: the device was lost"):
         script.run(tmp_path, ["llama-3.1-8b"], 10.0, 0)
     assert "| GEMM, replayed steps, mean error | 4% |" in (tmp_path / "report.md").read_text()
     assert "| composed layers, bias | 2% |  | not measured |" in (tmp_path / "report.md").read_text()
