@@ -68,7 +68,7 @@ def ways() -> list[str]:
 
 def serve(way: str, case: Case, rate_per_s: float, seed: int, spec: ReplicaSpec) -> FleetResult:
     """One fleet serves one draw of the preset."""
-    workload = preset(case.preset, requests=REQUESTS, rate_per_s=rate_per_s, seed=seed, arrivals="poisson", cv=1.0)
+    workload = preset(case.preset, requests=REQUESTS, rate_per_s=rate_per_s, seed=seed, arrivals="poisson")
     if way == TOGETHER:
         return serve_fleet(workload, [spec] * GPUS, "least_outstanding", seed)
     prefills = int(way[0])
