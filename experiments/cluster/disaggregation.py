@@ -2,7 +2,7 @@
 
     python experiments/cluster/disaggregation.py
 
-writes results/disaggregation.md and results/disaggregation.svg beside this file (three minutes of one core).
+writes results/disaggregation.md and results/disaggregation.svg beside this file (under a minute of one core).
 """
 
 from collections.abc import Sequence
