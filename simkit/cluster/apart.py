@@ -98,6 +98,7 @@ def _new_yard(
     stations["prefills"] = prefills
     stations["usable"] = [member.spec.num_blocks - 1 for member in members]
     stations["due_ns"] = stations["next_ns"] = links["due_ns"] = NEVER
+    stations["there_ns"] = -1
     stations["free_node"] = 1
     nodes = records((count, blocks + 1), NODE)
     nodes["after"] = np.arange(1, blocks + 2)

@@ -19,6 +19,7 @@ STATION = np.dtype(
         ("due_ns", np.int64),  # when that is: not before it asked; NEVER: it sleeps
         ("due_turn", np.int64),
         ("next_ns", np.int64),  # before this none of its requests ends
+        ("there_ns", np.int64),  # up to this time all is run, and nothing has changed since
         ("late", np.int64),  # requests that the latest step ends, which has been run and may not be over
         ("late_ns", np.int64),  # when it is over
         ("requests", np.int64),  # given and not answered

@@ -164,8 +164,8 @@ def visit(rack: Rack, yard: Yard, i: int) -> int:
     now = yard.at[NOW_NS]
     tables = tables_at(rack, shape.tables)
     at = r.at
-    begun = station.late == 0
-    while station.late == 0:
+    begun = station.late == 0 and station.there_ns != now
+    while begun and station.late == 0:
         if at[UNFINISHED] == 0 and at[IN_FLIGHT] == 0 and at[FLUSH] == 0:
             if at[NEXT_ARRIVAL] == at[ROWS]:
                 station.next_ns = NEVER
@@ -183,8 +183,10 @@ def visit(rack: Rack, yard: Yard, i: int) -> int:
                 _keep_ended(rack, yard, i, r)
         if station.landed > 0:
             _release_admitted(yard, i, r)
-    if begun and station.late == 0 and station.requests > 0 and station.next_ns != NEVER:
-        wake_at(yard, i, max(station.next_ns, now + 1))
+    if begun and station.late == 0:
+        station.there_ns = now
+        if station.requests > 0 and station.next_ns != NEVER:
+            wake_at(yard, i, max(station.next_ns, now + 1))
     if act == RUN:
         return 0
     if station.late > 0:
