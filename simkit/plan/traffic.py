@@ -93,7 +93,8 @@ def resampled(workload: Workload, seed: int) -> Workload:
     """Another sample of the traffic that a trace is one of, at the same mean rate.
 
     A moving-block bootstrap (Kuensch 1989): blocks of a twentieth of the trace are drawn with replacement, each
-    with its gaps, lengths and prefixes. Sessions, where the workload names them, are drawn whole and keep their times.
+    with its gaps, lengths and prefixes. Sessions, where the workload names them, are drawn whole, with the gaps within
+    them, and as many begin at the times at which sessions of the trace do.
     """
     rate = mean_rate(workload)
     if math.isnan(rate):
@@ -118,6 +119,7 @@ def _blocks_drawn(workload: Workload, rng: np.random.Generator) -> Workload:
 
 
 def _sessions_drawn(workload: Workload, rng: np.random.Generator) -> Workload:
+    """Who is drawn again begins where one who was not drawn did: twice at one time would be a load that never was."""
     assert workload.session_id is not None, "asked for workloads with sessions only"
     names = np.array([name or f"\0{i}" for i, name in enumerate(workload.session_id)])
     number = np.unique(names, return_inverse=True)[1]
@@ -127,10 +129,16 @@ def _sessions_drawn(workload: Workload, rng: np.random.Generator) -> Workload:
     use = _earlier_uses(chosen)
     pieces = [by_session[ends[s - 1] if s else 0 : ends[s]] for s in chosen.tolist()]
     rows = np.concatenate(pieces)
-    uses = np.repeat(use, [len(piece) for piece in pieces])
-    order = np.argsort(workload.arrival_us[rows], kind="stable")
+    lengths = [len(piece) for piece in pieces]
+    uses = np.repeat(use, lengths)
+    begins_us = np.minimum.reduceat(workload.arrival_us[by_session], np.append(0, ends[:-1]))
+    later_us = np.zeros(len(chosen), dtype=np.int64)
+    left = rng.permutation(np.setdiff1d(np.arange(len(ends)), chosen))
+    later_us[use > 0] = begins_us[left] - begins_us[chosen[use > 0]]
+    arrivals_us = workload.arrival_us[rows] + np.repeat(later_us, lengths)
+    order = np.argsort(arrivals_us, kind="stable")
     rows, uses = rows[order], uses[order]
-    part = selected(workload, rows)
+    part = replace(selected(workload, rows), arrival_us=arrivals_us[order])
     assert part.session_id is not None, "selecting keeps the column"
     sessions = tuple(f"{name}#{u}" if name else "" for name, u in zip(part.session_id, uses.tolist(), strict=True))
     return replace(part, request_id=None, session_id=sessions, extra={}, prefixes=_apart(part.prefixes, uses))

@@ -11,7 +11,7 @@ from simkit.metrics.slo import promise
 from simkit.plan.fleet import replay_routed, replay_share
 from simkit.plan.scenario import drifted, with_burst
 from simkit.plan.sweep import mean_rate
-from simkit.plan.traffic import replica_share, resampled
+from simkit.plan.traffic import I64, replica_share, resampled
 from simkit.workloads.presets import preset
 from simkit.workloads.workload import Workload
 
@@ -68,6 +68,44 @@ def test_a_bootstrap_keeps_rate_and_means_and_is_another_sample(chat: Workload) 
     # requests are independent here, so the bootstrap's spread is the standard error of their mean
     assert np.std(means) == pytest.approx(error, rel=0.4)
     assert np.array_equal(resampled(chat, 3).arrival_us, samples[3].arrival_us)
+
+
+def test_sessions_are_drawn_whole_and_begin_where_sessions_began(chat: Workload) -> None:
+    """80 sessions of five turns, which overlap: the beginnings of a sample are the trace's, on a scale of its own."""
+    rng = np.random.default_rng(0)
+    begins = np.sort(rng.integers(0, 3_600_000_000, 80))
+    times = (begins[:, None] + np.cumsum(rng.integers(1, 60_000_000, (80, 5)), axis=1)).ravel()
+    order = np.argsort(times, kind="stable")
+    few = replace(
+        replica_share(chat, 1, 1.0, requests=400, most=400),
+        arrival_us=times[order],
+        prompt_tokens=np.repeat(np.arange(1, 81, dtype=np.int32), 5)[order],
+        session_id=tuple(f"s{i // 5}" for i in order.tolist()),
+    )
+    first, gaps = _sessions_of(few)
+    again = 0
+    for seed in range(20):
+        sample = resampled(few, seed)
+        assert np.all(np.diff(sample.arrival_us) >= 0)
+        assert mean_rate(sample) == pytest.approx(mean_rate(few), rel=1e-3)
+        its_first, its_gaps = _sessions_of(sample)
+        one, other = (np.sort(np.array(list(each.values()))) for each in (its_first, first))
+        scale = (one[-1] - one[0]) / (other[-1] - other[0])
+        assert one - one[0] == pytest.approx((other - other[0]) * scale, abs=10)
+        for name, mine in its_gaps.items():
+            assert mine == pytest.approx(gaps[name.split("#")[0] + "#0"] * scale, abs=10)
+        again += sum(not name.endswith("#0") for name in its_first)
+    assert again == pytest.approx(20 * 80 / np.e, rel=0.1)  # the share that a bootstrap leaves out
+
+
+def _sessions_of(workload: Workload) -> tuple[dict[str, int], dict[str, I64]]:
+    """When each session begins, and its gaps; of a trace, all are the first of their name."""
+    assert workload.session_id is not None
+    times: dict[str, list[int]] = {}
+    for name, time in zip(workload.session_id, workload.arrival_us.tolist(), strict=True):
+        times.setdefault(name if "#" in name else f"{name}#0", []).append(time)
+    assert all(len(each) == 5 for each in times.values())
+    return {name: each[0] for name, each in times.items()}, {name: np.diff(each) for name, each in times.items()}
 
 
 def test_a_burst_has_its_rate_and_a_tenth_of_the_time(chat: Workload) -> None:
