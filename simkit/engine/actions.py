@@ -1,6 +1,6 @@
 """What a discipline can do in a step: give tokens, take blocks, admit, preempt. Rules are vLLM's."""
 
-from simkit.compiled import inlined
+from simkit.compiled import called, inlined
 from simkit.engine.blocks import (
     hold_cached,
     hold_cached_in_groups,
@@ -189,7 +189,7 @@ def choose_victim(r: Replica) -> int:
     return victim
 
 
-@inlined
+@called
 def preempt(r: Replica, row: int, victim: int) -> tuple[int, int]:
     """Take a running request's blocks; it will compute everything again, outputs included, and keeps its outputs.
 

@@ -8,7 +8,7 @@ request holds. Where the replica was made so, they are only counted until then, 
 processor some 20 MB a replica (`name_blocks`).
 """
 
-from simkit.compiled import called, compiled, inlined
+from simkit.compiled import called, inlined
 from simkit.engine.prefix import block_key, cached_block, group_key, name_own, unregister
 from simkit.engine.state import FREE_BLOCKS, FREE_SLOTS, NAMED, RUNNING_COUNT, Limits, Pool, Records, Replica
 from simkit.engine.windows import blocks_behind, columns, groups_of, sees_window
@@ -117,7 +117,7 @@ def release(limits: Limits, pool: Pool, progress: Records, request: int) -> None
     pool.counts[FREE_SLOTS] += 1
 
 
-@compiled
+@called
 def name_blocks(r: Replica) -> None:
     """From counting blocks to knowing them: give running requests as many as they hold, of all that are free.
 
