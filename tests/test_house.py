@@ -1,6 +1,7 @@
 """The rules of the house: imports run downward, torch and triton stay in their rooms, doors lead where they should."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,15 @@ def test_doors_are_links_and_shadow_nobody(door: str) -> None:
     assert link.readlink() == Path("simkit") / door
     # a folder without __init__.py does not hide an installed package of the same name
     assert not (link / "__init__.py").exists()
+
+
+def test_what_experiments_import_is_there() -> None:
+    """Most of them take minutes, so nothing here runs them; what they name must exist all the same."""
+    pytest.importorskip("torch", reason="some experiments measure; install the extra gpu, or its CPU build")
+    pytest.importorskip("triton", reason="some experiments measure; install the extra gpu")
+    for path in sorted((ROOT / "experiments").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("simkit"):
+                module = importlib.import_module(node.module)
+                lacking = [each.name for each in node.names if not hasattr(module, each.name)]
+                assert not lacking, f"{path}: {node.module} has no {lacking}"

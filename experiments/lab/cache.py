@@ -4,7 +4,7 @@ from figure import Line, draw
 from probe import lab_bench
 
 from simkit.models.catalog import load_model
-from simkit.models.memory import layer_kv_bytes_per_token
+from simkit.models.layout import layer_kv_bytes_per_token
 from simkit.models.precision import parse_kv_precision
 
 MODELS = {"llama-2-7b": "MHA", "llama-3.1-8b": "GQA", "deepseek-v3": "MLA"}
