@@ -92,5 +92,6 @@ def expected_s(model: KnottedStep, step: StepInputs) -> float:
     """The same by the step-time model."""
     pairs = sum(chunk.tokens * chunk.past + chunk.tokens * (chunk.tokens + 1) / 2 for chunk in step.chunks)
     decodes = (float(len(step.decodes.rows)), float(step.decodes.context.sum()))
-    features = np.array([[float(len(step.tokens)), *decodes, float(len(step.chunks)), pairs]])
+    drafting = 0.0
+    features = np.array([[float(len(step.tokens)), *decodes, float(len(step.chunks)), pairs, drafting]])
     return float(model.device_s(features)[0])
