@@ -80,12 +80,22 @@ def _rows(workload: Workload, replicas: int, requests: int, dealt: I64 | None) -
     return np.concatenate(rows), np.concatenate(copies)
 
 
-def _apart(prefixes: Prefixes | None, copies: I64) -> Prefixes | None:
-    """Prefixes with ids of their own for each copy ([n], from 0): a request served again is another user's."""
+def _apart(prefixes: Prefixes | None, copies: I64, session: I64 | None = None) -> Prefixes | None:
+    """Prefixes with ids of their own for each copy ([n], from 0): a request served again is another user's.
+
+    With `session` [n], what several sessions have in common (tools, a system prompt) stays so for their copies.
+    """
     if prefixes is None or not copies.any():
         return prefixes
     dense = np.unique(prefixes.ids, return_inverse=True)[1].astype(np.int64)
     owner = np.repeat(copies, np.diff(prefixes.start))
+    if session is not None:
+        of = np.repeat(session, np.diff(prefixes.start))
+        known = int(dense.max(initial=-1)) + 1
+        first, last = np.full(known, len(copies)), np.full(known, -1)
+        np.minimum.at(first, dense, of)
+        np.maximum.at(last, dense, of)
+        owner = np.where((first < last)[dense], 0, owner)
     return replace(prefixes, ids=dense + owner * (int(dense.max(initial=0)) + 1))
 
 
@@ -141,7 +151,8 @@ def _sessions_drawn(workload: Workload, rng: np.random.Generator) -> Workload:
     part = replace(selected(workload, rows), arrival_us=arrivals_us[order])
     assert part.session_id is not None, "selecting keeps the column"
     sessions = tuple(f"{name}#{u}" if name else "" for name, u in zip(part.session_id, uses.tolist(), strict=True))
-    return replace(part, request_id=None, session_id=sessions, extra={}, prefixes=_apart(part.prefixes, uses))
+    prefixes = _apart(part.prefixes, uses, number[rows])
+    return replace(part, request_id=None, session_id=sessions, extra={}, prefixes=prefixes)
 
 
 def _earlier_uses(drawn: I64) -> I64:

@@ -13,7 +13,7 @@ from simkit.plan.scenario import drifted, with_burst
 from simkit.plan.sweep import mean_rate
 from simkit.plan.traffic import I64, replica_share, resampled
 from simkit.workloads.presets import preset
-from simkit.workloads.workload import Workload
+from simkit.workloads.workload import Prefixes, Workload
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 7])
@@ -106,6 +106,30 @@ def _sessions_of(workload: Workload) -> tuple[dict[str, int], dict[str, I64]]:
         times.setdefault(name if "#" in name else f"{name}#0", []).append(time)
     assert all(len(each) == 5 for each in times.values())
     return {name: each[0] for name, each in times.items()}, {name: np.diff(each) for name, each in times.items()}
+
+
+def test_sessions_drawn_again_share_what_all_sessions_share(chat: Workload) -> None:
+    """Each of 40 sessions of five turns begins with two blocks that all have, and has a block of its own a turn."""
+    own = 2 + np.arange(200)
+    ids = np.concatenate([[0, 1, *own[i // 5 * 5 : i + 1]] for i in range(200)])
+    start = np.concatenate(([0], np.cumsum([3 + i % 5 for i in range(200)])))
+    few = replace(
+        replica_share(chat, 1, 1.0, requests=200, most=200),
+        session_id=tuple(f"s{i // 5}" for i in range(200)),
+        prefixes=Prefixes(16, start.astype(np.int64), ids.astype(np.int64)),
+    )
+    for seed in range(5):
+        sample = resampled(few, seed)
+        assert sample.prefixes is not None
+        assert sample.session_id is not None
+        common = {tuple(sample.prefixes.ids[begin : begin + 2].tolist()) for begin in sample.prefixes.start[:-1]}
+        assert len(common) == 1
+        owners: dict[int, set[str]] = {}
+        for i, name in enumerate(sample.session_id):
+            for block in sample.prefixes.ids[sample.prefixes.start[i] + 2 : sample.prefixes.start[i + 1]].tolist():
+                owners.setdefault(block, set()).add(name)
+        assert all(len(names) == 1 for names in owners.values())
+        assert len(owners) == 200  # 40 sessions, copies among them, five blocks each
 
 
 def test_a_burst_has_its_rate_and_a_tenth_of_the_time(chat: Workload) -> None:
