@@ -29,7 +29,15 @@ from simkit.cluster.loops.apart_state import (
 from simkit.cluster.moving import Moving, check_moving, token_bytes
 from simkit.cluster.offers import Offered, Offers
 from simkit.cluster.rack import Rack, new_rack, replica_of, roomier
-from simkit.cluster.result import FleetResult, LifeSpan, Seen, accounts_of, merged_columns, seen_by_clients
+from simkit.cluster.result import (
+    FleetResult,
+    LifeSpan,
+    Seen,
+    accounts_of,
+    merged_columns,
+    rows_of_each,
+    seen_by_clients,
+)
 from simkit.cluster.roster import Member
 from simkit.cluster.routed import finish
 from simkit.engine.simulate import result_of
@@ -159,7 +167,7 @@ def _result(
     ]
     replica_of = np.where(trips.sent_ns >= 0, trips.target, -1).astype(np.int32)
     row_of, prefill_row_of = _rows(yard, given, prefills=0), _rows(yard, given, prefills=1)
-    mine = [np.flatnonzero(replica_of == i) for i in range(len(members))]
+    mine = rows_of_each(replica_of, len(members))
     columns = merged_columns(
         workload, [(rows, row_of[rows], part.requests) for rows, part in zip(mine, parts, strict=True)]
     )

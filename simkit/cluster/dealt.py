@@ -11,7 +11,7 @@ import numpy as np
 from simkit.cluster.forked import CAN_FORK, in_processes
 from simkit.cluster.offers import Offered, Offers, event_capacity
 from simkit.cluster.plug_in import OwnCode
-from simkit.cluster.result import FleetResult, plain_fleet
+from simkit.cluster.result import FleetResult, plain_fleet, rows_of_each
 from simkit.cluster.routers import BlindRouter
 from simkit.cluster.way import no_such_replica
 from simkit.engine.deployment import ReplicaSpec
@@ -38,10 +38,7 @@ def serve_dealt(
 ) -> FleetResult:
     """Give each replica its share, in `processes` processes where the system can fork them."""
     share = shares_of(router, name, workload, len(specs))
-    order = np.argsort(share, kind="stable")
-    ends = np.cumsum(np.bincount(share, minlength=len(specs)))
-    rows = np.split(order.astype(np.int64), ends[:-1])
-    parts, complete = _served(workload, specs, rows, on_progress, processes)
+    parts, complete = _served(workload, specs, rows_of_each(share, len(specs)), on_progress, processes)
     return plain_fleet(name, workload, parts, specs, complete)
 
 

@@ -16,15 +16,22 @@ from simkit.cluster.lockstep import check_lockstep
 from simkit.cluster.moving import NOTHING_MOVES, Moving, check_moving
 from simkit.cluster.offers import Offers, event_capacity
 from simkit.cluster.resend import LostJobs
-from simkit.cluster.result import FleetResult, LifeSpan, Seen, accounts_of, merged_columns, seen_by_clients
+from simkit.cluster.result import (
+    FleetResult,
+    LifeSpan,
+    Seen,
+    accounts_of,
+    merged_columns,
+    rows_of_each,
+    seen_by_clients,
+)
 from simkit.cluster.roster import Life, Member, Roster, groups_of
 from simkit.cluster.routers import Router
 from simkit.cluster.routers.reported import Reader
 from simkit.cluster.view import FleetView
 from simkit.cluster.way import Choice, Straight, Way
 from simkit.engine.simulate import result_of
-from simkit.engine.state import I64
-from simkit.metrics.result import RequestColumns, RunResult
+from simkit.metrics.result import RunResult
 from simkit.workloads.transform import selected
 from simkit.workloads.workload import Workload
 
@@ -178,10 +185,8 @@ def _result(house: House, flow: KvFlow | None, name: str, complete: bool) -> Fle
         for row, job in enumerate(life.station.jobs if life.station is not None else ()):
             if door.last[job.request] is job:
                 row_of[job.request] = row
-    parts: list[tuple[I64, I64, RequestColumns]] = []
-    for i, result in enumerate(replicas):
-        rows = np.flatnonzero(replica_of == i)
-        parts.append((rows, row_of[rows], result.requests))
+    mine = rows_of_each(replica_of, len(replicas))
+    parts = [(rows, row_of[rows], result.requests) for rows, result in zip(mine, replicas, strict=True)]
     columns, outside_ns = _seen(door).columns(merged_columns(workload, parts), workload)
     trips = [None if flow is None or job is None else flow.trip_of(job) for job in door.last]
     if flow is not None:

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from simkit.cluster.result import FleetResult
+from simkit.cluster.result import FleetResult, rows_of_each
 from simkit.engine.record import BUCKETS
 from simkit.engine.state import F64, I64
 from simkit.errors import InputError
@@ -144,9 +144,8 @@ def _folded(values: F64, fold: int, length: int) -> F64:
 def _events(fleet: FleetResult) -> Events:
     """Those that the replicas logged, in order of time, with the workload's rows."""
     times, requests, kinds = [], [], []
-    for index, part in enumerate(fleet.replicas):
+    for part, mine in zip(fleet.replicas, rows_of_each(fleet.replica_of, len(fleet.replicas)), strict=True):
         request_of: I64 = np.full(max(1, len(part.requests)), -1, dtype=np.int64)
-        mine = np.flatnonzero(fleet.replica_of == index)
         request_of[fleet.row_of[mine]] = mine
         request = request_of[part.events.request]
         last = request >= 0  # an attempt before the last is not drawn

@@ -20,6 +20,7 @@ from simkit.engine.state import (
     I32,
     I64,
     LEDGER,
+    NAMED,
     NEVER,
     PROGRESS,
     REQUEST,
@@ -40,7 +41,7 @@ LIMITS = np.dtype([(name, _DTYPES[kind]) for name, kind in Limits.__annotations_
 
 SHAPE = np.dtype(
     [
-        ("kind", np.int64),  # row of `offered` and `fits`: how the workload looks to it
+        ("kind", np.int64),  # row of `offered`, `fits` and `limits`: how the workload looks to it
         ("blocks", np.int64),
         ("places", np.int64),
         ("tables", np.int64),  # index of its step tables
@@ -72,7 +73,7 @@ class Rack(NamedTuple):
     offered: Records  # REQUEST [K, n]
     fits: NDArray[np.bool_]  # [K, n] False: longer than the context, turned away
     content_ids: I64
-    limits: Records  # LIMITS [R]
+    limits: Records  # LIMITS [K]
     shape: Records  # SHAPE [R]
     counters: Records  # COUNTER [R]
     requests: Records  # REQUEST [R, room]; from here on the arrays of simkit.engine.state.Replica
@@ -124,7 +125,9 @@ def new_rack(
     count = len(specs)
     tenants = 1 + max(int(kind.requests["tenant"].max(initial=0)) for kind in kinds)
     shape = records(count, SHAPE)
-    limits = records(count, LIMITS)
+    limits = records(len(kinds), LIMITS)
+    for number, kind in enumerate(kinds):
+        limits[number] = tuple(kind.limits)
     for i, (spec, offer) in enumerate(zip(specs, offers, strict=True)):
         shape[i] = (
             kind_of[id(offer)],
@@ -134,14 +137,13 @@ def new_rack(
             least_step_ns(spec.tables),
             len(offer.content_ids),
         )
-        limits[i] = tuple(offer.limits)
     counters = records(count, COUNTER)
     counters["wake_ns"] = NEVER
     spans, values = _flat_tables(tables)
     pools, logs = [model.pool for model in models], [model.record for model in models]
     return Rack(
-        offered=np.stack([kind.requests for kind in kinds]).view(np.recarray),
-        fits=np.stack([kind.fits for kind in kinds]),
+        offered=_together([kind.requests for kind in kinds]).view(np.recarray),
+        fits=_together([kind.fits for kind in kinds]),
         content_ids=max((kind.content_ids for kind in kinds), key=len),
         limits=limits,
         shape=shape,
@@ -152,7 +154,7 @@ def new_rack(
         ledger=records((count, room), LEDGER),
         waiting=np.zeros((count, room), dtype=np.int32),
         aborts=records(0, ABORT),
-        blocks=_rows([pool.blocks for pool in pools]),
+        blocks=_blocks(pools),
         places=_zeros([pool.places for pool in pools]),
         table=np.empty((count, *np.max([pool.table.shape for pool in pools], axis=0)), dtype=np.int32),
         free_slots=_rows([pool.free_slots for pool in pools]),
@@ -188,6 +190,11 @@ def _empty(spec: ReplicaSpec, offer: Offered, replicas: int, longest: int, moves
     )
 
 
+def _together(parts: Sequence[Array]) -> Any:
+    """Arrays of one length as rows of one; a single one stays where it is."""
+    return parts[0][np.newaxis] if len(parts) == 1 else np.stack(parts)
+
+
 def _zeros(parts: Sequence[Array]) -> Any:
     """Rows of zeros, one for each array, as large in each direction as the largest."""
     shape = np.max([part.shape for part in parts], axis=0)
@@ -201,6 +208,12 @@ def _rows(parts: Sequence[Array]) -> Any:
     for row, part in zip(stacked, parts, strict=True):
         row[tuple(slice(size) for size in part.shape)] = part
     return stacked
+
+
+def _blocks(pools: Sequence[Pool]) -> Any:
+    """The pools' blocks as rows of one; where all only count theirs, memory that nobody has touched."""
+    parts = [pool.blocks for pool in pools]
+    return _rows(parts) if any(pool.counts[NAMED] for pool in pools) else _zeros(parts)
 
 
 def _flat_tables(tables: Sequence[StepTables]) -> tuple[Records, F64]:

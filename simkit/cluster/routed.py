@@ -8,13 +8,13 @@ from simkit.cluster.loops.bound import fleet_loops
 from simkit.cluster.loops.routed import FULL
 from simkit.cluster.offers import Offered, Offers
 from simkit.cluster.rack import Rack, new_rack, replica_of, roomier
-from simkit.cluster.result import FleetResult, plain_fleet
+from simkit.cluster.result import FleetResult, plain_fleet, rows_of_each
 from simkit.cluster.routers import Rule
 from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.discipline import engine
 from simkit.engine.loop import IDLE
 from simkit.engine.simulate import ITERATIONS_A_CALL, result_of
-from simkit.engine.state import I32, I64, NEVER
+from simkit.engine.state import I64, NEVER
 from simkit.metrics.result import RunResult
 from simkit.workloads.transform import selected
 from simkit.workloads.workload import Workload
@@ -53,7 +53,8 @@ def serve_routed(
         complete = True
     except KeyboardInterrupt:
         complete = False
-    parts = [_part(workload, rack, i, offer, chosen, complete) for i, offer in enumerate(offers)]
+    rows = rows_of_each(chosen, len(specs))
+    parts = [_part(workload, rack, i, offer, rows[i], complete) for i, offer in enumerate(offers)]
     return plain_fleet(name, workload, parts, specs, complete)
 
 
@@ -66,8 +67,7 @@ def finish(rack: Rack, specs: Sequence[ReplicaSpec], offers: Sequence[Offered]) 
             pass
 
 
-def _part(workload: Workload, rack: Rack, i: int, offer: Offered, chosen: I32, complete: bool) -> tuple[I64, RunResult]:
+def _part(workload: Workload, rack: Rack, i: int, offer: Offered, rows: I64, complete: bool) -> tuple[I64, RunResult]:
     """The rows of the workload that replica i was sent, and what became of them."""
-    rows = np.flatnonzero(chosen == i)
     accepted = np.flatnonzero(offer.fits[rows])
     return rows, result_of(replica_of(rack, i, offer.limits), selected(workload, rows), accepted, complete)

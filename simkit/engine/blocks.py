@@ -125,8 +125,12 @@ def name_blocks(r: Replica) -> None:
     for it, and all of them come before what is given back from now on.
     """
     pool = r.pool
+    last = len(pool.blocks) - 1
     pool.counts[NAMED] = 1
-    pool.counts[FREE_BLOCKS] = len(pool.blocks) - 1
+    pool.counts[FREE_BLOCKS] = last
+    for block in range(last + 1):
+        pool.blocks[block].after = block + 1 if block < last else 0
+        pool.blocks[block].before = block - 1 if block > 0 else last
     for i in range(r.at[RUNNING_COUNT]):
         request = r.running[i]
         held = r.progress[request].held

@@ -1,6 +1,7 @@
 """Bounded logs of a run: histograms, a time series whose buckets double when they are full, the first events."""
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +40,14 @@ def bin_of(value: int) -> int:
     return (octave << 7) + (value >> octave)
 
 
+@cache
 def bin_edges() -> NDArray[np.int64]:
-    """[BINS] the lowest value of each bin."""
+    """[BINS] the lowest value of each bin; read-only, since all histograms share it."""
     index = np.arange(BINS, dtype=np.int64)
     octave = np.maximum(index // BINS_PER_OCTAVE - 1, 0)
-    return np.where(index < BINS_PER_OCTAVE, index, (index - (octave << 7)) << octave)
+    edges = np.where(index < BINS_PER_OCTAVE, index, (index - (octave << 7)) << octave)
+    edges.flags.writeable = False
+    return edges
 
 
 @inlined

@@ -66,11 +66,12 @@ def new_replica(
 
 
 def _new_pool(limits: Limits, num_blocks: int, named: bool) -> Pool:
-    # the ring of free blocks starts in order of their ids (vLLM block_pool.py)
-    ring = np.arange(num_blocks, dtype=np.int32)
     blocks = records(num_blocks, BLOCK)
-    blocks["after"] = np.roll(ring, -1)
-    blocks["before"] = np.roll(ring, 1)
+    if named:
+        # the ring of free blocks starts in order of their ids (vLLM block_pool.py)
+        ring = np.arange(num_blocks, dtype=np.int32)
+        blocks["after"] = np.roll(ring, -1)
+        blocks["before"] = np.roll(ring, 1)
     # a full map of all blocks is half empty, so searches are short
     places = 1 << max(4, (2 * num_blocks - 1).bit_length())
     per_request = -(-limits.max_model_len // limits.block_size)

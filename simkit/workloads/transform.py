@@ -131,7 +131,7 @@ def superpose(workloads: Sequence[Workload], name: str = "") -> Workload:
 
 def selected(workload: Workload, rows: NDArray[np.bool_] | I64) -> Workload:
     """The workload of some of its rows, by mask or by numbers in order of arrival; nothing is recorded."""
-    chosen = np.arange(len(workload), dtype=np.int64)[rows]
+    chosen: I64 = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64)
     index = chosen.tolist()
 
     def picked(column: tuple[str, ...] | None) -> tuple[str, ...] | None:

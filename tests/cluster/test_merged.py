@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from same import assert_same_columns
 
 from simkit.cluster.fleet import serve_fleet
 from simkit.cluster.merged import merged_run, request_places
+from simkit.cluster.result import rows_of_each
 from simkit.cluster.serve import serve_cluster
 from simkit.cluster.settings import Cluster
 from simkit.cluster.summary import fleet_summary
@@ -106,3 +109,10 @@ def test_prompts_computed_elsewhere_name_that_replica_too(spec: ReplicaSpec, cha
     assert (places["prefill_replica"] >= 0).sum() == fleet.handover.handed_over
     for number in range(2):
         assert (places["prefill_replica"] == number).sum() == len(fleet.replicas[number].requests)
+
+
+@given(replica_of=st.lists(st.integers(-1, 5), max_size=50), count=st.integers(6, 8))
+def test_rows_of_each_replica_are_those_that_name_it(replica_of: list[int], count: int) -> None:
+    named = np.array(replica_of, dtype=np.int32)
+    found = rows_of_each(named, count)
+    assert [rows.tolist() for rows in found] == [np.flatnonzero(named == i).tolist() for i in range(count)]

@@ -77,7 +77,7 @@ def give(rack: Rack, yard: Yard, i: int, request: int) -> None:
     rack.at[i, ROWS] = row + 1
     station.requests += 1
     station.tokens += weight_of(yard, i, request)
-    steps = steps_of(rack.limits[i].speculative_tokens, asked.output)
+    steps = steps_of(rack.limits[rack.shape[i].kind].speculative_tokens, asked.output)
     early = now + steps * shape.least_step_ns
     if station.due_ns == NEVER or station.asked_ns > early:
         wake_at(yard, i, early)
@@ -133,7 +133,7 @@ def visit(rack: Rack, yard: Yard, i: int) -> int:
     station, shape, trip = yard.stations[i], rack.shape[i], yard.trips[request]
     # no function of its own: numba returns no tuple with a record in it
     r = Replica(
-        rack.limits[i],
+        rack.limits[shape.kind],
         rack.requests[i],
         rack.content_ids[: shape.content_ids],
         rack.aborts,

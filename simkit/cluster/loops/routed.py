@@ -148,7 +148,7 @@ def give(rack: Rack, i: int, request: int, now: int) -> None:
     counter = rack.counters[i]
     counter.requests += 1
     counter.tokens += rack.offered[kind, request].prompt + rack.offered[kind, request].predicted
-    steps = steps_of(rack.limits[i].speculative_tokens, rack.offered[kind, request].output)
+    steps = steps_of(rack.limits[kind].speculative_tokens, rack.offered[kind, request].output)
     counter.wake_ns = min(counter.wake_ns, now + steps * rack.shape[i].least_step_ns)
 
 
@@ -163,7 +163,7 @@ def catch_up(rack: Rack, i: int, now: int) -> None:
     shape = rack.shape[i]
     # no function of its own: numba returns no tuple with a record in it
     r = Replica(
-        rack.limits[i],
+        rack.limits[shape.kind],
         rack.requests[i],
         rack.content_ids[: shape.content_ids],
         rack.aborts,
