@@ -6,11 +6,13 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, cast
 
 import numba
+from numba import types
 from numba.core.registry import CPUDispatcher
 
 from simkit.compiled_parts import OwnPartCompiler, PartCompiler
@@ -62,19 +64,15 @@ numba.config.CACHE_DIR = _cache_folder()
 
 
 def compiled(function: F) -> F:
-    """Compile `function` with numba on first call and keep the machine code on disk between runs."""
-    return cast(F, numba.njit(cache=True, _nrt=False)(function))
+    """Compile `function` with numba on first call and keep the machine code on disk between runs.
 
-
-class _Inlined(CPUDispatcher):  # type: ignore[misc]
-    """A compiled function without an entry for Python."""
-
-    def __call__(self, *arguments: object) -> object:
-        """Say so, where numba would crash."""
-        name = self.py_func.__name__
-        raise TypeError(
-            f"{name} is compiled into its callers only; run with NUMBA_DISABLE_JIT=1 to call it from Python"
-        )
+    Compiled callers take it in, as they do what is `inlined`.
+    """
+    if numba.config.DISABLE_JIT:
+        return function
+    dispatcher = numba.njit(cache=True, _nrt=False)(function)
+    dispatcher.__class__ = _Entry
+    return cast(F, dispatcher)
 
 
 def inlined(function: F) -> F:
@@ -91,9 +89,38 @@ def called(function: F) -> F:
     return _part(function, OwnPartCompiler, forceinline=False)
 
 
-def within(entry: F) -> F:
-    """An entry point as a part of others: they would pay for its machine code and its wrapper for Python again."""
-    return _part(getattr(entry, "py_func", entry), PartCompiler, forceinline=True)
+class _Entry(CPUDispatcher):  # type: ignore[misc]
+    """A compiled function with an entry for Python, which compiled callers do without."""
+
+    @cached_property
+    def part(self) -> "_Inlined":
+        """The same function for them."""
+        return cast(_Inlined, _part(self.py_func, PartCompiler, forceinline=True))
+
+    def get_call_template(self, args: Sequence[object], kws: Mapping[str, object]) -> object:
+        """The part's."""
+        return self.part.get_call_template(args, kws)
+
+    def get_overload(self, signature: object) -> object:
+        """The part's."""
+        return self.part.get_overload(signature)
+
+
+class _Inlined(CPUDispatcher):  # type: ignore[misc]
+    """A compiled function without an entry for Python."""
+
+    def get_call_template(self, args: Sequence[object], kws: Mapping[str, object]) -> object:
+        """As numba's, which would compile it again for each constant that a caller passes."""
+        return super().get_call_template(
+            [types.unliteral(kind) for kind in args], {name: types.unliteral(kws[name]) for name in kws}
+        )
+
+    def __call__(self, *arguments: object) -> object:
+        """Say so, where numba would crash."""
+        name = self.py_func.__name__
+        raise TypeError(
+            f"{name} is compiled into its callers only; run with NUMBA_DISABLE_JIT=1 to call it from Python"
+        )
 
 
 def _part(function: F, compiler: type[PartCompiler], forceinline: bool) -> F:

@@ -1,12 +1,12 @@
 """A replica in the compiled loop of prefill and decode apart, look for look as simkit.cluster.kv_station has it."""
 
-from simkit.cluster.loops import kept_blocks, until_end
 from simkit.cluster.loops.apart_state import ABOUT, ACT, NOW_NS, NUMBER, TURN, Yard
+from simkit.cluster.loops.kept_blocks import keep, land, let_go, make_room
 from simkit.cluster.loops.lookahead import earliest_end, steps_of
 from simkit.cluster.loops.routed import pool_at, recorder_at, tables_at
-from simkit.cluster.loops.until_end import COUNT, END, list_ended
+from simkit.cluster.loops.until_end import COUNT, END, cached_blocks, list_ended
 from simkit.cluster.rack import Rack
-from simkit.compiled import called, inlined, within
+from simkit.compiled import called, inlined
 from simkit.engine.loop import turn
 from simkit.engine.state import (
     FLUSH,
@@ -21,10 +21,6 @@ from simkit.engine.state import (
     WAITING,
     Replica,
 )
-
-cached_blocks = within(until_end.cached_blocks)
-keep, land = within(kept_blocks.keep), within(kept_blocks.land)
-let_go, make_room = within(kept_blocks.let_go), within(kept_blocks.make_room)
 
 # what visit() is to do besides catching up
 RUN, CACHED, HOLD, LAND, PART = range(5)
