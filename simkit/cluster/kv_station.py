@@ -134,6 +134,8 @@ class KvStation(Station):
 
     def give(self, job: Job) -> None:
         """A job arrives, and its KV with it; there must be room, or a claim."""
+        if job in self._held:
+            self.look()  # turns that began before must not find what comes now
         super().give(job)
         self._no_longer_coming(job)
         if job in self._claims:

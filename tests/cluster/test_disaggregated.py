@@ -126,6 +126,23 @@ def test_a_prefix_that_decode_has_is_not_sent_again(spec: ReplicaSpec) -> None:
     assert fleet.replicas[1].requests.hit_tokens.tolist() == [0, 0]
 
 
+def test_kv_on_its_way_is_no_hit_for_a_prompt_that_was_begun_before_it_came(spec: ReplicaSpec) -> None:
+    """The second prompt, short and computed where it decodes, comes while the first one's KV goes over the link."""
+    start, ids = np.array([0, 2, 4], dtype=np.int64), np.array([7, 8, 7, 8], dtype=np.int64)
+    workload = replace(
+        at_once([1000, 600], [50, 50]),
+        arrival_us=np.array([0, 100_000], dtype=np.int64),
+        prefixes=Prefixes(256, start, ids),
+    )
+    fleet = serve_disaggregated(workload, apart(spec, 1, 1), over(1.0, local_below_tokens=700))
+    assert fleet.handover is not None
+    assert (fleet.handover.handed_over, fleet.handover.local) == (1, 1)
+    arrived_ns = fleet.requests.arrival_ns[0] + fleet.requests.queue_ns[0] + fleet.requests.prefill_ns[0]
+    landed_ns = arrived_ns + fleet.requests.transfer_ns[0]
+    assert fleet.requests.scheduled_ns[1] < landed_ns - 10_000_000
+    assert fleet.requests.hit_tokens.tolist() == [0, 0]
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.booleans())
 def test_nothing_is_lost_and_nothing_leaks(seed: int, prefills: int, decodes: int, layerwise: bool, late: bool) -> None:

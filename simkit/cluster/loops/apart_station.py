@@ -23,7 +23,7 @@ from simkit.engine.state import (
 )
 
 # what visit() is to do besides catching up
-RUN, CACHED, HOLD, LAND, PART = range(5)
+RUN, LOOK, CACHED, HOLD, LAND, PART = range(6)
 NO_ROOM = -1
 
 
@@ -57,6 +57,9 @@ def give(rack: Rack, yard: Yard, i: int, request: int) -> None:
     """A request arrives at replica i, and its KV with it; there is room for it."""
     now = yard.at[NOW_NS]
     station, trip, shape = yard.stations[i], yard.trips[request], rack.shape[i]
+    if trip.blocks > 0 and station.prefills == 0:
+        ask(yard, LOOK, request, 0)  # turns that began before must not find what comes now
+        visit(rack, yard, i)
     row = rack.at[i, ROWS]
     rack.given[i, row] = request
     rack.requests[i, row] = rack.offered[shape.kind, request]
@@ -187,6 +190,8 @@ def visit(rack: Rack, yard: Yard, i: int) -> int:
         return 0
     if station.late > 0:
         wake_at(yard, i, station.late_ns)
+    if act == LOOK:
+        return 0
     if act == CACHED:
         r.requests[at[ROWS]] = rack.offered[shape.kind, request]
         return int(cached_blocks(r, at[ROWS], number))
