@@ -4,27 +4,39 @@ Shares in use are counts of floating-point operations and bytes over what the de
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from simkit.engine.deployment import ReplicaSpec
 from simkit.metrics.result import RunResult
-from simkit.models.attention_operators import decode_attention, prefill_attention
+from simkit.models.attention_operators import attended_pairs, decode_attention, prefill_attention
 from simkit.models.device import Device
+from simkit.models.layout import Layout
 from simkit.models.operators import linear_operators
 from simkit.models.precision import Precision, parse_kv_precision, parse_precision
 from simkit.models.roofline import roofline_tables
 from simkit.models.steptables import StepTables
 
 MORE = 1.1
-RESOURCES = ("compute", "bandwidth", "KV", "host", "link")
+LINK, NETWORK = "link", "network"  # a device's own, to GPUs of its node; to other nodes
+RESOURCES = ("compute", "bandwidth", "KV", "host", LINK, NETWORK)
+
+
+class Work(NamedTuple):
+    """What one GPU did in all of a replay's steps; of a pipeline the mean over its stages."""
+
+    flops: float
+    memory_bytes: float
+    link_bytes: float
+    network_bytes: float
 
 
 def in_use(spec: ReplicaSpec, result: RunResult) -> dict[str, float | None]:
-    """The share of each resource that a replay used, of one GPU over the time of its arrivals."""
+    """The share of each resource that a replay used, of one GPU from the first arrival on; None: plays no part."""
     arrival = result.requests.arrival_ns
     seconds = max(float(result.end_ns - int(arrival[0])), 1.0) / 1e9 if len(arrival) else 1.0
-    flops, moved, sent = _work(spec, result)
+    work, over = _work(spec, result), links(spec)
     device = spec.device
     weights = _weights(spec)
     host = spec.tables.host_ns
@@ -32,12 +44,24 @@ def in_use(spec: ReplicaSpec, result: RunResult) -> dict[str, float | None]:
     host_s = float((host[: len(batches)] * batches).sum()) / 1e9
     kv = result.series.kv_used
     return {
-        "compute": flops / seconds / device.flops_per_s(weights or spec.architecture.native_weights),
-        "bandwidth": moved / seconds / device.bandwidth_bytes_per_s,
+        "compute": work.flops / seconds / device.flops_per_s(weights or spec.architecture.native_weights),
+        "bandwidth": work.memory_bytes / seconds / device.bandwidth_bytes_per_s,
         "KV": float(kv.max()) if len(kv) else 0.0,
         "host": min(1.0, host_s / seconds),
-        "link": sent / seconds / device.link_bytes_per_s if spec.deployment.layout.gpus > 1 else None,
+        LINK: work.link_bytes / seconds / device.link_bytes_per_s if LINK in over else None,
+        NETWORK: work.network_bytes / seconds / _network_bytes_per_s(spec) if NETWORK in over else None,
     }
+
+
+def links(spec: ReplicaSpec) -> set[str]:
+    """Which of `LINK` and `NETWORK` a replica's GPUs send over."""
+    deployment = spec.deployment
+    one = linear_operators(spec.architecture, deployment.layout, np.ones(1), _weights(spec))
+    return {NETWORK if operator.link_bytes_per_s else LINK for operator in one if operator.sent_bytes[0] > 0}
+
+
+def _network_bytes_per_s(spec: ReplicaSpec) -> float:
+    return spec.deployment.layout.network_gb_per_s * 1e9
 
 
 def _weights(spec: ReplicaSpec) -> Precision | None:
@@ -45,31 +69,33 @@ def _weights(spec: ReplicaSpec) -> Precision | None:
     return None if name is None else parse_precision(name, "deployment.weights")
 
 
-def _work(spec: ReplicaSpec, result: RunResult) -> tuple[float, float, float]:
-    """(floating-point operations, bytes moved in memory, bytes sent) of one GPU in all of a replay's steps."""
+def _work(spec: ReplicaSpec, result: RunResult) -> Work:
     deployment, arch = spec.deployment, spec.architecture
     kv = parse_kv_precision(deployment.kv, "deployment.kv")
     steps = result.batch_tokens.count
     tokens = np.flatnonzero(steps).astype(np.float64)
     times = steps[steps > 0].astype(np.float64)
-    flops = moved = sent = 0.0
+    flops = moved = 0.0
+    sent = {LINK: 0.0, NETWORK: 0.0}
     for operator in linear_operators(arch, deployment.layout, tokens, _weights(spec), kv):
         flops += float((operator.flops * times).sum())
         moved += float((operator.memory_bytes * times).sum())
-        sent += float((operator.sent_bytes * times).sum())
+        sent[NETWORK if operator.link_bytes_per_s else LINK] += float((operator.sent_bytes * times).sum())
     requests = result.requests
     prompt = requests.prompt_tokens.astype(np.float64)
     # the token after the prompt comes with the prefill: generated - 1 decodes, over contexts that grow by one each
     decodes = np.maximum(0.0, requests.generated_tokens.astype(np.float64) - 1)
-    contexts = decodes * prompt + decodes * (decodes + 1) / 2
     own = prompt - requests.hit_tokens
     found = prefill_attention(arch, deployment.layout, own, requests.hit_tokens.astype(np.float64), kv)
-    for windowed in (False, True):
-        found += decode_attention(arch, deployment.layout, decodes, contexts, windowed, kv)
+    of_windows = spec.tables.window_tokens
+    for window in (None, of_windows) if of_windows else (None,):
+        contexts = attended_pairs(decodes, prompt, window)
+        found += decode_attention(arch, deployment.layout, decodes, contexts, window is not None, kv)
     for operator in found:
         flops += float(np.sum(operator.flops))
         moved += float(np.sum(operator.memory_bytes))
-    return flops, moved, sent
+    stages = deployment.layout.pipeline
+    return Work(flops / stages, moved / stages, sent[LINK] / stages, sent[NETWORK] / stages)
 
 
 def with_more(spec: ReplicaSpec, resource: str, factor: float = MORE) -> ReplicaSpec | None:
@@ -81,10 +107,15 @@ def with_more(spec: ReplicaSpec, resource: str, factor: float = MORE) -> Replica
         return replace(spec, num_blocks=1 + round((spec.num_blocks - 1) * factor))
     if resource == "host":
         return replace(spec, tables=spec.tables._replace(host_ns=spec.tables.host_ns / factor))
-    if resource == "link" and spec.deployment.layout.gpus == 1:
+    if resource in (LINK, NETWORK) and resource not in links(spec):
         return None
-    before = device_tables(spec, spec.device)
-    after = device_tables(spec, _more_of(spec.device, resource, factor))
+    before = device_tables(spec, spec.device, spec.deployment.layout)
+    if resource == NETWORK:
+        layout = spec.deployment.layout
+        faster = layout.model_copy(update={"network_gb_per_s": layout.network_gb_per_s * factor})
+        after = device_tables(spec, spec.device, faster)
+    else:
+        after = device_tables(spec, _more_of(spec.device, resource, factor), spec.deployment.layout)
     tables = spec.tables
     for name in ("linear_ns", "stage_linear_ns", "sample_ns", "decode_ns", "decode_window_ns", "prefill_ns"):
         own, old, new = getattr(tables, name), getattr(before, name), getattr(after, name)
@@ -101,7 +132,7 @@ def _more_of(device: Device, resource: str, factor: float) -> Device:
         return device.model_copy(
             update={"bandwidth_gb_per_s": figure.model_copy(update={"value": figure.value * factor})}
         )
-    if resource == "link":
+    if resource == LINK:
         faster = device.link.model_copy(update={"gb_per_s": device.link.gb_per_s * factor})
         return device.model_copy(update={"link": faster})
     peaks = {
@@ -111,13 +142,13 @@ def _more_of(device: Device, resource: str, factor: float) -> Device:
     return device.model_copy(update={"tflops": device.tflops.model_copy(update=peaks)})
 
 
-def device_tables(spec: ReplicaSpec, device: Device) -> StepTables:
-    """The roofline's step times of a replica's deployment on a device."""
+def device_tables(spec: ReplicaSpec, device: Device, layout: Layout) -> StepTables:
+    """The roofline's step times of a replica's deployment on a device, in a layout."""
     deployment, limits = spec.deployment, spec.limits
     return roofline_tables(
         spec.architecture,
         device,
-        deployment.layout,
+        layout,
         _weights(spec),
         parse_kv_precision(deployment.kv, "deployment.kv"),
         max_num_batched_tokens=limits.max_num_batched_tokens,

@@ -99,7 +99,7 @@ def test_shares_in_use_agree_with_the_bill_and_with_closed_forms(chosen: tuple[Q
     # the weights are read once a step
     assert used["bandwidth"] > 14.9e9 * result.steps / seconds / spec.device.bandwidth_bytes_per_s
     assert used["link"] is None
-    assert {r.name for r in d.resources} == {"compute", "bandwidth", "KV", "host", "link"}
+    assert {r.name for r in d.resources} == {"compute", "bandwidth", "KV", "host", "link", "network"}
     assert d.use.prefill_share + d.use.decode_share + d.use.idle_share == pytest.approx(1.0)
 
 
@@ -117,6 +117,7 @@ def test_more_of_a_resource_shortens_its_steps_only() -> None:
     assert wider is not None
     assert wider.num_blocks == pytest.approx(1.1 * spec.num_blocks, rel=1e-3)
     assert with_more(spec, "link") is None
+    assert with_more(spec, "network") is None
 
 
 def test_waterfalls_by_percentile_sum_to_the_latency(chosen: tuple[Question, Decision]) -> None:
