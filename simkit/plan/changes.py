@@ -18,6 +18,7 @@ from simkit.plan.parallel import ALONE, Workers, over
 from simkit.plan.scenario import AS_PLANNED, Scenario
 from simkit.plan.search import SearchResult, search
 from simkit.plan.space import Apart, DeviceOffer, Kind, SearchSpace, kinds
+from simkit.plan.unit import serves_alike
 
 NEAREST = 3
 NONE = "none"  # of the kinds can run, so none comes closest
@@ -36,7 +37,7 @@ class Change:
 
 
 def single_changes(kind: Kind) -> Iterator[tuple[str, Kind]]:
-    """The kind with one setting changed; some may be impossible."""
+    """The kind with one setting changed; some may be impossible, or what the kind has by default."""
     if kind.apart is not None:
         yield from _group_changes(kind, kind.apart)
         return
@@ -100,11 +101,14 @@ def best_changes(
 
 
 def _tried(change: tuple[str, Kind], question: Question, kind: Kind, replicas: int, held_per_s: float) -> Change | None:
-    """What a change would do; None where it is impossible or holds nothing."""
+    """What a change would do; None where it is impossible, changes nothing or holds nothing."""
     words, changed = change
     units = max(1, replicas * kind.gpus // changed.gpus) if changed.noun != kind.noun else replicas
     try:
         unit = question.spec_of(changed)
+        # a value that was left out may be what the engine takes by itself, a precision the one that was published
+        if changed.gpus == kind.gpus and serves_alike(unit, question.spec_of(kind)):
+            return None
         reached = find_knee(unit, question.workload, units, question.promise, held_per_s, precision=0.02)
     except InputError:
         return None

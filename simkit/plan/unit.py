@@ -92,6 +92,18 @@ def work_out(kind: Kind, resolve: Callable[[Deployment], ReplicaSpec]) -> Unit:
     return Group(prefill, apart.prefills, decode, apart.decodes, apart.link)
 
 
+def serves_alike(one: Unit, other: Unit) -> bool:
+    """Whether two units of as many GPUs serve any workload alike: room, limits and step times are the same."""
+    if isinstance(one, Group) and isinstance(other, Group):
+        counts = (one.prefills, one.decodes, one.link) == (other.prefills, other.decodes, other.link)
+        return counts and serves_alike(one.prefill, other.prefill) and serves_alike(one.decode, other.decode)
+    if isinstance(one, Group) or isinstance(other, Group):
+        return False
+    if (one.num_blocks, one.limits, one.front_end) != (other.num_blocks, other.limits, other.front_end):
+        return False
+    return all(np.array_equal(mine, its) for mine, its in zip(one.tables, other.tables, strict=True))
+
+
 def serve(unit: Unit, workload: Workload, step_time_factor: float = 1.0) -> Served:
     """One unit serves `workload`, every step `step_time_factor` times as long; KeyboardInterrupt is raised on."""
     if isinstance(unit, Group):
