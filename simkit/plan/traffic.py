@@ -80,23 +80,31 @@ def _rows(workload: Workload, replicas: int, requests: int, dealt: I64 | None) -
     return np.concatenate(rows), np.concatenate(copies)
 
 
-def _apart(prefixes: Prefixes | None, copies: I64, session: I64 | None = None) -> Prefixes | None:
+def _apart(prefixes: Prefixes | None, copies: I64, common: I64 | None = None) -> Prefixes | None:
     """Prefixes with ids of their own for each copy ([n], from 0): a request served again is another user's.
 
-    With `session` [n], what several sessions have in common (tools, a system prompt) stays so for their copies.
+    The ids in `common` stay what they are.
     """
     if prefixes is None or not copies.any():
         return prefixes
-    dense = np.unique(prefixes.ids, return_inverse=True)[1].astype(np.int64)
+    known, dense = np.unique(prefixes.ids, return_inverse=True)
     owner = np.repeat(copies, np.diff(prefixes.start))
-    if session is not None:
-        of = np.repeat(session, np.diff(prefixes.start))
-        known = int(dense.max(initial=-1)) + 1
-        first, last = np.full(known, len(copies)), np.full(known, -1)
-        np.minimum.at(first, dense, of)
-        np.maximum.at(last, dense, of)
-        owner = np.where((first < last)[dense], 0, owner)
-    return replace(prefixes, ids=dense + owner * (int(dense.max(initial=0)) + 1))
+    if common is not None:
+        owner = np.where(np.isin(known, common)[dense], 0, owner)
+    return replace(prefixes, ids=dense.astype(np.int64) + owner * len(known))
+
+
+def _ids_of_several(prefixes: Prefixes | None, session: I64) -> I64 | None:
+    """What several sessions ([n] the number of each request's) have in common: tools, a system prompt."""
+    if prefixes is None:
+        return None
+    known, dense = np.unique(prefixes.ids, return_inverse=True)
+    of = np.repeat(session, np.diff(prefixes.start))
+    first, last = np.full(len(known), len(session)), np.full(len(known), -1)
+    np.minimum.at(first, dense, of)
+    np.maximum.at(last, dense, of)
+    common: I64 = known[first < last]
+    return common
 
 
 def resampled(workload: Workload, seed: int) -> Workload:
@@ -104,7 +112,7 @@ def resampled(workload: Workload, seed: int) -> Workload:
 
     A moving-block bootstrap (Kuensch 1989): blocks of a twentieth of the trace are drawn with replacement, each
     with its gaps, lengths and prefixes. Sessions, where the workload names them, are drawn whole, with the gaps within
-    them, and as many begin at the times at which sessions of the trace do.
+    them; they begin at the times at which sessions of the trace do, and what would come after its end is cut.
     """
     rate = mean_rate(workload)
     if math.isnan(rate):
@@ -134,25 +142,61 @@ def _sessions_drawn(workload: Workload, rng: np.random.Generator) -> Workload:
     names = np.array([name or f"\0{i}" for i, name in enumerate(workload.session_id)])
     number = np.unique(names, return_inverse=True)[1]
     by_session = np.argsort(number, kind="stable")
-    ends = np.cumsum(np.bincount(number))
-    chosen = rng.integers(0, len(ends), len(ends))
+    lengths = np.bincount(number)
+    starts = np.cumsum(lengths) - lengths
+    chosen = rng.integers(0, len(starts), len(starts))
     use = _earlier_uses(chosen)
-    pieces = [by_session[ends[s - 1] if s else 0 : ends[s]] for s in chosen.tolist()]
-    rows = np.concatenate(pieces)
-    lengths = [len(piece) for piece in pieces]
-    uses = np.repeat(use, lengths)
-    begins_us = np.minimum.reduceat(workload.arrival_us[by_session], np.append(0, ends[:-1]))
+    end_us = workload.arrival_us[-1]
+    times_us = workload.arrival_us[by_session]
+    begins_us, goes_on = times_us[starts], _may_go_on(times_us, starts, int(end_us))
     later_us = np.zeros(len(chosen), dtype=np.int64)
-    left = rng.permutation(np.setdiff1d(np.arange(len(ends)), chosen))
-    later_us[use > 0] = begins_us[left] - begins_us[chosen[use > 0]]
-    arrivals_us = workload.arrival_us[rows] + np.repeat(later_us, lengths)
+    again = np.flatnonzero(use)
+    undrawn = np.setdiff1d(np.arange(len(starts)), chosen)
+    new_us = _begins_again(begins_us[chosen[again]], goes_on[chosen[again]], begins_us[undrawn], rng)
+    later_us[again] = new_us - begins_us[chosen[again]]
+    rows = np.concatenate([by_session[starts[s] : starts[s] + lengths[s]] for s in chosen.tolist()])
+    arrivals_us = workload.arrival_us[rows] + np.repeat(later_us, lengths[chosen])
     order = np.argsort(arrivals_us, kind="stable")
-    rows, uses = rows[order], uses[order]
+    order = order[arrivals_us[order] <= end_us]
+    rows, uses = rows[order], np.repeat(use, lengths[chosen])[order]
     part = replace(selected(workload, rows), arrival_us=arrivals_us[order])
     assert part.session_id is not None, "selecting keeps the column"
     sessions = tuple(f"{name}#{u}" if name else "" for name, u in zip(part.session_id, uses.tolist(), strict=True))
-    prefixes = _apart(part.prefixes, uses, number[rows])
+    # copies share what sessions of the trace share, whichever of these were drawn
+    prefixes = _apart(part.prefixes, uses, _ids_of_several(workload.prefixes, number))
     return replace(part, request_id=None, session_id=sessions, extra={}, prefixes=prefixes)
+
+
+def _may_go_on(times_us: I64, starts: I64, end_us: int) -> NDArray[np.bool_]:
+    """[sessions] whether one may go on when the trace ends: it has been silent for less than it was before.
+
+    `times_us` are the arrivals of one session after the other, the first of each at `starts`.
+    """
+    gaps = np.diff(times_us, prepend=times_us[:1])
+    gaps[starts] = 0
+    last_us = times_us[np.append(starts[1:], len(times_us)) - 1]
+    within: NDArray[np.bool_] = end_us - last_us < np.maximum.reduceat(gaps, starts)
+    return within
+
+
+def _begins_again(begins_us: I64, goes_on: NDArray[np.bool_], free_us: I64, rng: np.random.Generator) -> I64:
+    """When sessions that are drawn again begin: each at one of `free_us`, as many as there are sessions.
+
+    What one that goes on when the trace ends did next is not known, so it only begins later than it did, and is cut the
+    more; where it began earlier, the rest of it would be missing from the day. Where no later begin is left it stays.
+    """
+    found = begins_us.copy()
+    free = np.sort(free_us).tolist()
+    pool: list[int] = []  # free begins that are no earlier than the session's
+    bound = np.flatnonzero(goes_on)
+    for i in bound[np.argsort(-begins_us[bound], kind="stable")].tolist():  # who has the least choice first
+        while free and free[-1] >= begins_us[i]:
+            pool.append(free.pop())
+        if pool:
+            found[i] = pool.pop(int(rng.integers(len(pool))))
+    others = np.flatnonzero(~goes_on)
+    found[others] = rng.permutation(np.array(free + pool, dtype=np.int64))[: len(others)]
+    return found
 
 
 def _earlier_uses(drawn: I64) -> I64:

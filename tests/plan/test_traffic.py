@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from simkit.cluster.settings import Cluster
 from simkit.engine.deployment import Deployment, resolve
 from simkit.metrics.slo import promise
+from simkit.plan import traffic
 from simkit.plan.fleet import replay_routed, replay_share
 from simkit.plan.scenario import drifted, with_burst
 from simkit.plan.sweep import mean_rate
@@ -71,31 +73,104 @@ def test_a_bootstrap_keeps_rate_and_means_and_is_another_sample(chat: Workload) 
 
 
 def test_sessions_are_drawn_whole_and_begin_where_sessions_began(chat: Workload) -> None:
-    """80 sessions of five turns, which overlap: the beginnings of a sample are the trace's, on a scale of its own."""
-    rng = np.random.default_rng(0)
-    begins = np.sort(rng.integers(0, 3_600_000_000, 80))
-    times = (begins[:, None] + np.cumsum(rng.integers(1, 60_000_000, (80, 5)), axis=1)).ravel()
-    order = np.argsort(times, kind="stable")
-    few = replace(
-        replica_share(chat, 1, 1.0, requests=400, most=400),
-        arrival_us=times[order],
-        prompt_tokens=np.repeat(np.arange(1, 81, dtype=np.int32), 5)[order],
-        session_id=tuple(f"s{i // 5}" for i in order.tolist()),
-    )
+    """80 sessions of five turns, which overlap: a sample's begin when the trace's do and end when it ends, to scale."""
+    few = _overlapping(chat)
     first, gaps = _sessions_of(few)
+    begins, span = np.sort(np.array(list(first.values()))), int(few.arrival_us[-1] - few.arrival_us[0])
     again = 0
     for seed in range(20):
         sample = resampled(few, seed)
         assert np.all(np.diff(sample.arrival_us) >= 0)
         assert mean_rate(sample) == pytest.approx(mean_rate(few), rel=1e-3)
         its_first, its_gaps = _sessions_of(sample)
-        one, other = (np.sort(np.array(list(each.values()))) for each in (its_first, first))
-        scale = (one[-1] - one[0]) / (other[-1] - other[0])
-        assert one - one[0] == pytest.approx((other - other[0]) * scale, abs=10)
+        scale = _scale(few, sample)
+        assert (sample.arrival_us[-1] - sample.arrival_us[0]) / scale <= span * (1 + 1e-6)
+        at = np.array(list(its_first.values())) / scale
+        assert np.abs(at[:, None] - begins).min(axis=1).max() < 100  # a rounded us of a gap is some of all the time
         for name, mine in its_gaps.items():
-            assert mine == pytest.approx(gaps[name.split("#")[0] + "#0"] * scale, abs=10)
+            whole = gaps[name.split("#")[0] + "#0"]
+            assert mine == pytest.approx(whole[: len(mine)] * scale, abs=10)
+            if len(mine) < len(whole):  # cut: its next request would have come after the end of the trace
+                behind = its_first[name] + scale * whole[: len(mine) + 1].sum()
+                assert behind > scale * few.arrival_us[-1] - 100
         again += sum(not name.endswith("#0") for name in its_first)
     assert again == pytest.approx(20 * 80 / np.e, rel=0.1)  # the share that a bootstrap leaves out
+
+
+def test_a_session_that_may_go_on_is_never_moved_to_an_earlier_time(chat: Workload) -> None:
+    """What it did after the trace's end is not known; what ended is moved both ways."""
+    few = _overlapping(chat)
+    first, gaps = _sessions_of(few)
+    end = int(few.arrival_us[-1])
+    goes_on = {n: end - first[n] - int(gaps[n].sum()) < int(gaps[n].max()) for n in first}
+    assert 2 <= sum(goes_on.values()) <= 20
+    earlier = later = 0
+    for seed in range(20):
+        sample = resampled(few, seed)
+        scale = _scale(few, sample)
+        for name, at in _sessions_of(sample)[0].items():
+            moved = at / scale - first[name.split("#")[0] + "#0"]
+            assert moved > -10 or not goes_on[name.split("#")[0] + "#0"]
+            earlier, later = earlier + (moved < -10), later + (moved > 10)
+    assert min(earlier, later) > 100
+
+
+def test_each_session_drawn_once_is_the_trace_itself(chat: Workload) -> None:
+    class Once:
+        def integers(self, _low: int, high: int, count: int) -> I64:
+            return np.arange(count) % high
+
+        def permutation(self, values: I64) -> I64:
+            return values[::-1]
+
+    few = _overlapping(chat)
+    same = traffic._sessions_drawn(few, Once())  # type: ignore[arg-type]
+    for column in ("arrival_us", "prompt_tokens", "output_tokens"):
+        assert np.array_equal(getattr(same, column), getattr(few, column))
+    assert same.session_id is not None
+    assert few.session_id is not None
+    assert [name.split("#")[0] for name in same.session_id] == list(few.session_id)
+
+
+def test_other_days_of_sessions_load_a_replica_as_their_trace_does(chat: Workload) -> None:
+    """A recording that begins empty and ends while half of the sessions go on: the load rises to its end.
+
+    A day drawn from each of 60 recordings against the recordings: the share of requests by tenth of the time.
+    """
+
+    def recorded(seed: int) -> Workload:
+        rng = np.random.default_rng(seed)
+        turns = 1 + rng.geometric(1 / 30, 100)
+        begins = rng.uniform(0, 3.6e9, 100)
+        times = np.concatenate([b + np.cumsum(rng.exponential(60e6, n)) for b, n in zip(begins, turns, strict=True)])
+        order = np.argsort(times)[: int(np.count_nonzero(times < 3.6e9))]
+        names = np.repeat(np.arange(100), turns)[order]
+        n = len(order)
+        ones = np.ones(n, dtype=np.int32)
+        return Workload("day", times[order].astype(np.int64), ones, ones, session_id=tuple(f"s{i}" for i in names))
+
+    def by_tenth(workload: Workload) -> NDArray[np.float64]:
+        at = (workload.arrival_us - workload.arrival_us[0]) / (workload.arrival_us[-1] - workload.arrival_us[0])
+        return np.histogram(at, 10, (0, 1))[0] / len(workload)
+
+    days = [recorded(seed) for seed in range(60)]
+    truth = np.mean([by_tenth(day) for day in days], axis=0)
+    assert truth[9] > 3 * truth[0]
+    drawn = np.mean([by_tenth(resampled(day, seed)) for seed, day in enumerate(days)], axis=0)
+    assert drawn == pytest.approx(truth, abs=0.012)
+
+
+def _overlapping(chat: Workload) -> Workload:
+    rng = np.random.default_rng(0)
+    begins = np.sort(rng.integers(0, 3_600_000_000, 80))
+    times = (begins[:, None] + np.cumsum(rng.integers(1, 60_000_000, (80, 5)), axis=1)).ravel()
+    order = np.argsort(times, kind="stable")
+    return replace(
+        replica_share(chat, 1, 1.0, requests=400, most=400),
+        arrival_us=times[order] - times.min(),
+        prompt_tokens=np.repeat(np.arange(1, 81, dtype=np.int32), 5)[order],
+        session_id=tuple(f"s{i // 5}" for i in order.tolist()),
+    )
 
 
 def _sessions_of(workload: Workload) -> tuple[dict[str, int], dict[str, I64]]:
@@ -104,8 +179,14 @@ def _sessions_of(workload: Workload) -> tuple[dict[str, int], dict[str, I64]]:
     times: dict[str, list[int]] = {}
     for name, time in zip(workload.session_id, workload.arrival_us.tolist(), strict=True):
         times.setdefault(name if "#" in name else f"{name}#0", []).append(time)
-    assert all(len(each) == 5 for each in times.values())
     return {name: each[0] for name, each in times.items()}, {name: np.diff(each) for name, each in times.items()}
+
+
+def _scale(trace: Workload, sample: Workload) -> float:
+    """By how much a sample's time was stretched, from the gaps of a session that was not moved."""
+    gaps, its = _sessions_of(trace)[1], _sessions_of(sample)[1]
+    name = next(n for n in its if len(its[n]) == 4)
+    return float(its[name].sum() / gaps[name.split("#")[0] + "#0"].sum())
 
 
 def test_sessions_drawn_again_share_what_all_sessions_share(chat: Workload) -> None:
@@ -129,7 +210,7 @@ def test_sessions_drawn_again_share_what_all_sessions_share(chat: Workload) -> N
             for block in sample.prefixes.ids[sample.prefixes.start[i] + 2 : sample.prefixes.start[i + 1]].tolist():
                 owners.setdefault(block, set()).add(name)
         assert all(len(names) == 1 for names in owners.values())
-        assert len(owners) == 200  # 40 sessions, copies among them, five blocks each
+        assert len(owners) == len(sample)  # a block of its own a request, copies among them
 
 
 def test_a_burst_has_its_rate_and_a_tenth_of_the_time(chat: Workload) -> None:
