@@ -4,6 +4,7 @@ Latencies of neighbouring requests are correlated, so the usual formulas of inde
 several times too narrow. Replications are independent of each other, whatever happens inside them: Student's t over
 their means, and for a percentile sectioning: centred at the percentile of all samples together, which is less biased
 than the mean of the replications' own (Asmussen and Glynn, Stochastic Simulation, 2007, III.5a and IV.5).
+Bootstrap samples of one recording are no independent replications: `recorded_interval`.
 """
 
 import math
@@ -67,6 +68,24 @@ def quantile_interval(replications: Sequence[F64], q: float) -> Interval:
     if not filled:
         return UNKNOWN
     return around(float(np.quantile(np.concatenate(filled), q)), [float(np.quantile(s, q)) for s in filled])
+
+
+def recorded_interval(value: float, resampled: Sequence[float], *, positive: bool) -> Interval:
+    """Of a figure's long-run value, from that of one recording and those of two or more bootstrap samples of it.
+
+    Samples scatter around the recording as recordings do around the truth, so more of them tell that scatter better but
+    not the truth: it is not divided by their number (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
+    13.3).
+    `positive`: taken on the scale of the logarithm, on which latencies are less skewed; all must be above 0 for that.
+    """
+    found = np.array([value, *resampled], dtype=np.float64)
+    if len(found) < 3 or not np.all(np.isfinite(found)):
+        return UNKNOWN
+    logs = positive and bool(np.all(found > 0))
+    scaled = np.log(found) if logs else found
+    half = student_t95(len(found) - 2) * float(scaled[1:].std(ddof=1))
+    low, high = float(scaled[0]) - half, float(scaled[0]) + half
+    return Interval(math.exp(low), value, math.exp(high)) if logs else Interval(low, value, high)
 
 
 def share_interval(successes: int, trials: int) -> Interval:

@@ -1,13 +1,14 @@
 """How sure an answer is: intervals from replications, and the probability that the promise is kept.
 
-Two kinds of doubt. Another day's traffic: each replication draws the workload anew (another seed, or a block bootstrap
-of a trace), and the interval of a figure is that of its long-run value. The step times themselves: each replication
-multiplies all steps by one factor, log-normal with the spread of the calibration's held-out error, for such an error
-does not average out over a run; what comes out is where the figure would be found.
+Two kinds of doubt. Another day's traffic: each replication draws the workload anew (another seed, or a bootstrap of a
+trace), and the interval of a figure is that of its long-run value: where seeds are drawn around what all of them found,
+narrower the more there are; of a trace around its own figure, as wide as its samples scatter. The step times
+themselves: each replication multiplies all steps by one factor, log-normal with the spread of the calibration's
+held-out error, for such an error does not average out over a run; what comes out is where the figure would be found.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
@@ -15,10 +16,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simkit.metrics.intervals import UNKNOWN, Interval, around, mean_interval, quantile_interval, share_interval
+from simkit.metrics.intervals import (
+    UNKNOWN,
+    Interval,
+    around,
+    mean_interval,
+    quantile_interval,
+    recorded_interval,
+    share_interval,
+)
 from simkit.metrics.latency import Latencies
 from simkit.metrics.result import F64
-from simkit.metrics.slo import GOODPUT, Promise, quantile
+from simkit.metrics.slo import ATTAINMENT, GOODPUT, Promise, quantile
 from simkit.plan.fleet import replay_share, share_and_latencies
 from simkit.plan.observation import Observation, parsed
 from simkit.plan.parallel import ALONE, Workers, over
@@ -80,8 +89,12 @@ def confidence(
     asked = partial(_both, fleet=Fleet(spec, workload, replicas, rate_per_s, promise, draw))
     both = list(over(asked, days, workers))
     exact, doubted = [one for one, _ in both], [other for _, other in both]
+    if draw is None:
+        sampling = of_recording(replay_share(spec, workload, replicas, rate_per_s, promise), [one for one, _ in exact])
+    else:
+        sampling = long_run(exact)
     return Confidence(
-        sampling=long_run(exact),
+        sampling=sampling,
         together=spread_of(doubted),
         kept=share_interval(sum(one.holds for one in doubted), replications),
         kept_as_assumed=share_interval(sum(one.holds for one, _ in exact), replications),
@@ -140,7 +153,7 @@ def long_run(seen: list[tuple[Observation, Latencies]]) -> dict[str, Interval]:
 
 
 def _long_run(key: str, seen: list[tuple[Observation, Latencies]]) -> Interval:
-    metric, statistic = parsed(key) if key.endswith("_s") and key != GOODPUT else ("", "")
+    metric, statistic = parsed(key) if _is_latency(key) else ("", "")
     q = quantile(statistic)
     if metric in ("", "itl") or (q is None and statistic != "mean"):
         values = [one.figures[key] for one, _ in seen]
@@ -150,6 +163,25 @@ def _long_run(key: str, seen: list[tuple[Observation, Latencies]]) -> Interval:
     return mean_interval(samples) if q is None else quantile_interval(samples, q)
 
 
+def of_recording(own: Observation, seen: Sequence[Observation]) -> dict[str, Interval]:
+    """The interval of each figure's long-run value, from a trace's own and bootstrap samples' of it.
+
+    Unknown if a queue grew in any of them.
+    """
+    if own.saturated or any(one.saturated for one in seen):
+        return dict.fromkeys(own.figures, UNKNOWN)
+    found = {
+        key: recorded_interval(value, [one.figures[key] for one in seen], positive=_is_latency(key))
+        for key, value in own.figures.items()
+    }
+    low, value, high = found[ATTAINMENT]
+    return found | {ATTAINMENT: Interval(max(low, 0.0), value, min(high, 1.0))}
+
+
+def _is_latency(key: str) -> bool:
+    return key.endswith("_s") and key != GOODPUT
+
+
 def spread_of(seen: list[Observation]) -> dict[str, Interval]:
     """The middle 95 % of each figure over replications; a growing queue counts as beyond all others.
 
@@ -157,7 +189,7 @@ def spread_of(seen: list[Observation]) -> dict[str, Interval]:
     """
     found: dict[str, Interval] = {}
     for key in seen[0].figures:
-        better_high = not key.endswith("_s") or key == GOODPUT
+        better_high = not _is_latency(key)
         beyond = -math.inf if better_high else math.inf
         values = np.array([beyond if one.saturated else one.figures[key] for one in seen])
         if np.isnan(values).any():

@@ -12,10 +12,15 @@ from simkit.metrics.intervals import (
     around,
     mean_interval,
     quantile_interval,
+    recorded_interval,
     share_interval,
     student_t95,
 )
+from simkit.metrics.slo import promise
+from simkit.plan.confidence import of_recording
+from simkit.plan.fleet import replay_share
 from simkit.plan.sweep import replay
+from simkit.plan.traffic import resampled
 from simkit.workloads.workload import Workload
 
 TRIALS = 1000
@@ -102,3 +107,46 @@ def test_wilsons_interval_against_scipy() -> None:
         assert share_interval(successes, trials) == pytest.approx(
             (wanted.low, successes / trials, wanted.high), abs=1e-6
         )
+
+
+def test_an_interval_of_a_recording_by_hand() -> None:
+    """Samples e^-1, 1, e around 2: the logarithms' standard deviation is 1, t of two degrees 4.303."""
+    samples = [math.exp(-1), 1.0, math.e]
+    wanted = (2 * math.exp(-4.303), 2.0, 2 * math.exp(4.303))
+    assert recorded_interval(2.0, samples, positive=True) == pytest.approx(wanted, rel=1e-3)
+    assert recorded_interval(2.0, [1.0, 2.0, 3.0], positive=False) == pytest.approx((2 - 4.303, 2.0, 6.303), rel=1e-3)
+    assert recorded_interval(0.0, [0.0, 0.0], positive=True) == (0.0, 0.0, 0.0)
+    assert math.isnan(recorded_interval(2.0, [1.0], positive=True).low)
+    assert math.isnan(recorded_interval(2.0, [1.0, math.nan], positive=True).low)
+
+
+def test_more_samples_of_a_recording_do_not_narrow_its_interval() -> None:
+    """Means of 400 exponentials, each resampled: the interval of one recording holds the truth, 20 samples or 200."""
+    rng = np.random.default_rng(3)
+    for count in (20, 200):
+        held, narrow = 0, 0
+        for _ in range(400):
+            recording = rng.exponential(1.0, 400)
+            samples = rng.choice(recording, (count, 400)).mean(axis=1).tolist()
+            held += recorded_interval(float(recording.mean()), samples, positive=True).holds(1.0)
+            narrow += around(float(np.mean(samples)), samples).holds(1.0)
+        assert 0.92 <= held / 400 <= 0.98
+        assert narrow / 400 < 0.5
+
+
+@pytest.mark.slow
+def test_a_recorded_days_interval_holds_the_truth_of_a_queue(
+    single_server: ReplicaSpec, queue: Callable[[int, float, int, bool], Workload]
+) -> None:
+    """The engine as M/D/1, one day of 4,000 requests a trial as a trace of it, 20 block bootstraps each."""
+    truths = {"queue_mean_s": LOAD / 2 / (1 - LOAD), "queue_p99_s": md1_wait_quantile(0.99, LOAD)}
+    asked = promise(dict.fromkeys(truths, 1e9))
+    held = dict.fromkeys(truths, 0)
+    for trial in range(300):
+        day = queue(4000, LOAD, trial, False)
+        own = replay_share(single_server, day, 1, LOAD, asked)
+        samples = [replay_share(single_server, resampled(day, seed), 1, LOAD, asked) for seed in range(20)]
+        found = of_recording(own, samples)
+        for key, truth in truths.items():
+            held[key] += found[key].holds(truth)
+    assert {key: 0.88 <= count / 300 <= 0.99 for key, count in held.items()} == dict.fromkeys(truths, True), held
