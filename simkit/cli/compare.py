@@ -83,6 +83,7 @@ def _contender(config: "CompareConfig", name: str) -> "Contender":
         draw=partial(_drawn, config=config, workload=workload),
         rate_per_s=mean_rate(workload),
         error=step_time_error(spec, config, config.step_time_spread),
+        recorded=not config.workload.seeded,
     )
 
 

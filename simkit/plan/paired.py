@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simkit.engine.deployment import ReplicaSpec
-from simkit.metrics.intervals import UNKNOWN, Interval, around, share_interval
+from simkit.metrics.intervals import UNKNOWN, Interval, around, recorded_interval, share_interval
 from simkit.metrics.slo import Promise
 from simkit.plan.confidence import StepTimeError, factors
 from simkit.plan.fleet import replay_share
@@ -33,6 +33,7 @@ class Contender:
     draw: Callable[[int], Workload]  # replication -> traffic
     rate_per_s: float
     error: StepTimeError
+    recorded: bool = False  # `draw` has one recording as replication 0, and bootstrap samples of it; else other seeds
 
     @property
     def usd_per_hour(self) -> float:
@@ -92,7 +93,9 @@ def compare(
         on_replication(number + 1)
     return Comparison(
         names=tuple(c.name for c in contenders),
-        figures=tuple(_figures([run.planned for run in done]) for done in runs),
+        figures=tuple(
+            _figures([run.planned for run in done], c.recorded) for c, done in zip(contenders, runs, strict=True)
+        ),
         usd_per_hour=tuple(c.usd_per_hour for c in contenders),
         usd_per_million_requests=tuple(float(np.median([r.usd_per_million_requests for r in done])) for done in runs),
         differences=tuple(
@@ -120,20 +123,21 @@ def _run(contender: Contender, promise: Promise, number: int, factor: float, gue
     return Run(planned, held, math.inf if held is None else 1e6 * c.usd_per_hour / 3600 / held)
 
 
-def _figures(seen: Sequence[Observation]) -> dict[str, Interval]:
+def _figures(seen: Sequence[Observation], recorded: bool) -> dict[str, Interval]:
     if any(one.saturated for one in seen):
         return dict.fromkeys(seen[0].figures, UNKNOWN)
-    found = {key: [one.figures[key] for one in seen] for key in seen[0].figures}
-    return {key: around(float(np.mean(values)), values) for key, values in found.items()}
+    return {key: _long_run([one.figures[key] for one in seen], recorded) for key in seen[0].figures}
 
 
 def _difference(first: Contender, other: Contender, before: Sequence[Run], behind: Sequence[Run]) -> Difference:
     pairs = list(zip(before, behind, strict=True))
     prices = [_gap(b.usd_per_million_requests, a.usd_per_million_requests) for a, b in pairs]
-    keys = before[0].planned.figures
+    keys, recorded = before[0].planned.figures, first.recorded or other.recorded
     grows = any(run.planned.saturated for pair in pairs for run in pair)
     figures = {
-        key: UNKNOWN if grows else _mean([_gap(b.planned.figures[key], a.planned.figures[key]) for a, b in pairs])
+        key: UNKNOWN
+        if grows
+        else _long_run([_gap(b.planned.figures[key], a.planned.figures[key]) for a, b in pairs], recorded)
         for key in keys
     }
     return Difference(
@@ -141,7 +145,9 @@ def _difference(first: Contender, other: Contender, before: Sequence[Run], behin
         against=first.name,
         figures=figures,
         usd_per_hour=other.usd_per_hour - first.usd_per_hour,
-        usd_per_million_requests=_mean(prices),
+        usd_per_million_requests=recorded_interval(float(np.mean(prices)), prices, positive=False)
+        if recorded
+        else _long_run(prices, False),
         cheaper=share_interval(sum(gap < 0 for gap in prices), len(prices)),
         dearer=share_interval(sum(gap > 0 for gap in prices), len(prices)),
         same=all(a.planned == b.planned and a.held_per_s == b.held_per_s for a, b in pairs),
@@ -155,5 +161,8 @@ def _gap(value: float, before: float) -> float:
     return value - before
 
 
-def _mean(values: Sequence[float]) -> Interval:
+def _long_run(values: Sequence[float], recorded: bool) -> Interval:
+    """Of what each replication found; of a recording the first is its own, the others are its samples'."""
+    if recorded:
+        return recorded_interval(values[0], values[1:], positive=False)
     return around(float(np.mean(values)), values) if all(map(math.isfinite, values)) else UNKNOWN

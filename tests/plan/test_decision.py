@@ -26,6 +26,7 @@ from simkit.plan.settings import PlanSettings
 from simkit.plan.space import SearchSpace, kinds
 from simkit.plan.sure import surely
 from simkit.plan.sweep import replay
+from simkit.plan.traffic import resampled
 from simkit.plan.tree import decision_tree
 from simkit.plan.waterfalls import waterfalls
 from simkit.plan.words import no_way, verdict
@@ -222,6 +223,24 @@ def test_a_difference_is_known_better_than_the_figures() -> None:
     # the same traffic and step times: prices differ as 4 to 3, to the precision of the knee
     ratio = found.usd_per_million_requests[2] / found.usd_per_million_requests[0]
     assert ratio == pytest.approx(4 / 3, rel=1e-9)
+
+
+def test_a_difference_on_a_recording_is_around_the_recordings_own(chat: Workload) -> None:
+    def drawn(number: int) -> Workload:
+        return resampled(chat, number) if number else chat
+
+    def of_trace(name: str, deployment: Deployment) -> Contender:
+        return replace(contender(name, deployment), draw=drawn, recorded=True)
+
+    fp8 = BASE.model_copy(update={"kv": "fp8"})
+    found = compare([of_trace("bf16", BASE), of_trace("fp8", fp8)], promise(SLO), 6)
+    own = [replay_share(resolve(one), chat, 1, 8.0, promise(SLO)) for one in (BASE, fp8)]
+    (gap,) = found.differences
+    assert gap.figures["tpot_mean_s"].value == own[1].figures["tpot_mean_s"] - own[0].figures["tpot_mean_s"]
+    assert gap.figures["tpot_mean_s"].high < 0
+    more = compare([of_trace("bf16", BASE), of_trace("fp8", fp8)], promise(SLO), 18).differences[0]
+    widths = [one.high - one.low for one in (gap.figures["tpot_mean_s"], more.figures["tpot_mean_s"])]
+    assert widths[1] > 0.5 * widths[0]  # t of 16 degrees is 0.76 of that of 4; by root n it would be 0.44
 
 
 def test_highest_rate_is_found_wherever_it_is() -> None:
