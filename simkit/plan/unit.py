@@ -101,7 +101,7 @@ def serves_alike(one: Unit, other: Unit) -> bool:
         return False
     if (one.num_blocks, one.limits, one.front_end) != (other.num_blocks, other.limits, other.front_end):
         return False
-    return all(np.array_equal(mine, its) for mine, its in zip(one.tables, other.tables, strict=True))
+    return all(np.array_equal(getattr(one.tables, name), getattr(other.tables, name)) for name in one.tables._fields)
 
 
 def serve(unit: Unit, workload: Workload, step_time_factor: float = 1.0) -> Served:
