@@ -7,15 +7,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from simkit.engine.deployment import ReplicaSpec
+from simkit.engine.settings import windowed as with_windows
 from simkit.errors import InputError
 from simkit.metrics.slo import Promise, Target
-from simkit.models.steptables import NOT_ALONE, grid_values
+from simkit.models.kv_groups import KvGroups
+from simkit.models.steptables import NOT_ALONE, StepTables, grid_values
 from simkit.plan.cost import Prices
 from simkit.workloads.streams import stream
 from simkit.workloads.transform import selected
 from simkit.workloads.workload import Workload
 
-MOST_BLOCKS = 1 << 20  # of a replica that is charged by the request; fewer than it could have is no better answer
 WHOLE, RETRIEVED, WINDOWED = "whole", "retrieval", "window"  # ways of answering a question about a long document
 
 
@@ -107,37 +108,45 @@ def after(promise: Promise, seconds: float) -> Promise:
     return replace(promise, targets=tuple(map(less, promise.targets)), limits=tuple(map(less, promise.limits)))
 
 
-def windowed(spec: ReplicaSpec, window: int) -> tuple[ReplicaSpec, ...]:
-    """The replica of a model whose layers all attend to the last `window` tokens only; InputError if some do already.
+def windowed(spec: ReplicaSpec, window: int) -> ReplicaSpec:
+    """The replica of a model whose layers all attend to the last `window` tokens only.
 
     Steps take the time of attention to `window` tokens. A prefill chunk is taken to see `window` tokens before it,
-    which is exact for its first token and too much for later ones of a chunk longer than the window.
+    which is exact for its first token and too much for later ones of a chunk longer than the window. KV that slides out
+    of the window is given back, as the engine does for layers that have one (vLLM's SlidingWindowSpec); where it keeps
+    whole contexts for these, it does here.
 
-    KV that slides out of the window is given back: a request holds at most `window` - 1 tokens, a block, and what the
-    step under way computes (vLLM's SlidingWindowSpec). The engine here gives none back, so two replicas are returned,
-    each of which holds no more than the real one could: one charges every token; one charges every request a whole
-    window, and runs no more of them than these fit. Whichever needs less is the answer.
+    Raises:
+        InputError: some layers see less than `window` by themselves: windows of two sizes are not modelled.
     """
-    tables, limits = spec.tables, spec.limits
-    if tables.window_tokens:
-        raise InputError(f"context.window_tokens={window}: {spec.architecture.name} has sliding windows of its own")
-    past = grid_values(limits.max_model_len)[: tables.prefill_ns.shape[1]]
+    tables, settings = spec.tables, spec.deployment.engine
+    own = tables.window_tokens
+    if own and window > own:
+        raise InputError(
+            f"context.window_tokens={window}: layers of {spec.architecture.name} see {own} tokens by themselves, "
+            f"and windows of two sizes are not modelled; give {own} or fewer"
+        )
+    past = grid_values(spec.limits.max_model_len)[: tables.prefill_ns.shape[1]]
     within = int(np.searchsorted(past, window))
     reach = np.minimum(np.arange(tables.prefill_ns.shape[1]), within)
     changed = tables._replace(
         decode_ns=np.zeros((2, 2)),
-        decode_window_ns=tables.decode_ns,
+        decode_window_ns=_of_all_layers(tables),
         prefill_ns=tables.prefill_ns[:, reach],
         window_tokens=window,
         alone_ns=NOT_ALONE,  # no context is longer than the window
     )
-    by_token = replace(spec, tables=changed)
-    size = limits.block_size
-    held = -(-(window - 1) // size) + 1  # blocks of a request
-    running = min(limits.max_running, (spec.num_blocks - 1 - -(-limits.max_num_batched_tokens // size)) // held)
-    if running < 1:
-        return (by_token,)
-    whole = -(-limits.max_model_len // size)
-    blocks = min(MOST_BLOCKS, 1 + running * whole)
-    by_request = replace(by_token, num_blocks=blocks, limits=limits._replace(max_running=running))
-    return by_token, by_request
+    if settings.keeps_whole_contexts():
+        return replace(spec, tables=changed)
+    groups = KvGroups(full=0, window=spec.memory.groups.count, windows_first=True, window_tokens=window)
+    limits = with_windows(spec.limits, groups, settings.dialect())
+    return replace(spec, tables=changed, limits=limits, memory=replace(spec.memory, groups=groups))
+
+
+def _of_all_layers(tables: StepTables) -> NDArray[np.float64]:
+    """Attention of the decodes of layers with and without a window of their own, as one table."""
+    if not tables.window_tokens:
+        return tables.decode_ns
+    if tables.decode_ns.shape != tables.decode_window_ns.shape:  # no layer is without one
+        return tables.decode_window_ns
+    return tables.decode_ns + tables.decode_window_ns

@@ -137,22 +137,18 @@ class _Place:
 
 
 def _cell(question: ContextQuestion, way: str, kv: str, rate: float, length: int) -> tuple[Cell, _Place | None]:
-    """A cell and, where it holds, the place in which fewest replicas do."""
+    """A cell and, where it holds, its place."""
     empty = Cell(length, rate, kv, way, 0.0, "", None)
     try:
-        places = _places(question, way, kv, rate, length)
+        place = _place(question, way, kv, rate, length)
     except InputError as error:
         return replace(empty, reason=str(error)), None
-    fits = max(_fits(place) for place in places)
-    answers = []
-    for place in places:
-        ask = Question(place.traffic, rate, place.promise, (), partial(_known, spec=place.spec))
-        answers.append(answer(start(place.kind, ask), ask))
-    held = [(one.replicas, i) for i, one in enumerate(answers) if one.replicas is not None]
-    if not held:
-        return replace(empty, fits_at_once=fits, reason=answers[0].reason), None
-    replicas, best = min(held)
-    return replace(empty, fits_at_once=fits, filled=_filled(question, places[best], replicas)), places[best]
+    fits = _fits(place)
+    ask = Question(place.traffic, rate, place.promise, (), partial(_known, spec=place.spec))
+    one = answer(start(place.kind, ask), ask)
+    if one.replicas is None:
+        return replace(empty, fits_at_once=fits, reason=one.reason), None
+    return replace(empty, fits_at_once=fits, filled=_filled(question, place, one.replicas)), place
 
 
 def _known(_: Kind, spec: ReplicaSpec) -> ReplicaSpec:
@@ -167,8 +163,7 @@ def _fits(place: _Place) -> float:
     return min(spec.limits.max_running, (spec.num_blocks - 1) * spec.limits.block_size / place.length)
 
 
-def _places(question: ContextQuestion, way: str, kv: str, rate: float, length: int) -> list[_Place]:
-    """A cell's place; two where KV that slides out of a window can be charged in two ways, neither too little."""
+def _place(question: ContextQuestion, way: str, kv: str, rate: float, length: int) -> _Place:
     settings, deployment = question.settings, question.deployment
     engine = deployment.engine.model_copy(update={"max_model_len": length})
     kind = Kind(
@@ -185,10 +180,9 @@ def _places(question: ContextQuestion, way: str, kv: str, rate: float, length: i
     if way == RETRIEVED and settings.retrieval is not None:
         traffic = with_retrieval(traffic, length, settings.retrieval)
         promise = after(promise, settings.retrieval.latency_s)
-    specs: tuple[ReplicaSpec, ...] = (spec,)
     if way == WINDOWED and settings.window_tokens is not None:
-        specs = windowed(spec, settings.window_tokens)
-    return [_Place(way, rate, length, kind, one, traffic, promise) for one in specs]
+        spec = windowed(spec, settings.window_tokens)
+    return _Place(way, rate, length, kind, spec, traffic, promise)
 
 
 def _filled(question: ContextQuestion, place: _Place, replicas: int) -> Filled:
