@@ -10,6 +10,7 @@ from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.settings import windowed as with_windows
 from simkit.errors import InputError
 from simkit.metrics.slo import Promise, Target
+from simkit.models.architecture import Architecture
 from simkit.models.kv_groups import KvGroups
 from simkit.models.steptables import NOT_ALONE, StepTables, grid_values
 from simkit.plan.cost import Prices
@@ -108,24 +109,25 @@ def after(promise: Promise, seconds: float) -> Promise:
     return replace(promise, targets=tuple(map(less, promise.targets)), limits=tuple(map(less, promise.limits)))
 
 
+def check_window(arch: Architecture, window: int) -> None:
+    """Pass if all layers can be told to see `window` tokens; InputError where some see less by themselves."""
+    own = max((layer.attention.window_tokens or 0 for layer in arch.kinds), default=0)
+    if own and window > own:
+        raise InputError(
+            f"context.window_tokens={window}: layers of {arch.name} see {own} tokens by themselves, "
+            f"and windows of two sizes are not modelled; give {own} or fewer"
+        )
+
+
 def windowed(spec: ReplicaSpec, window: int) -> ReplicaSpec:
-    """The replica of a model whose layers all attend to the last `window` tokens only.
+    """The replica of a model whose layers all attend to the last `window` tokens only; `check_window` has passed.
 
     Steps take the time of attention to `window` tokens. A prefill chunk is taken to see `window` tokens before it,
     which is exact for its first token and too much for later ones of a chunk longer than the window. KV that slides out
     of the window is given back, as the engine does for layers that have one (vLLM's SlidingWindowSpec); where it keeps
     whole contexts for these, it does here.
-
-    Raises:
-        InputError: some layers see less than `window` by themselves: windows of two sizes are not modelled.
     """
     tables, settings = spec.tables, spec.deployment.engine
-    own = tables.window_tokens
-    if own and window > own:
-        raise InputError(
-            f"context.window_tokens={window}: layers of {spec.architecture.name} see {own} tokens by themselves, "
-            f"and windows of two sizes are not modelled; give {own} or fewer"
-        )
     past = grid_values(spec.limits.max_model_len)[: tables.prefill_ns.shape[1]]
     within = int(np.searchsorted(past, window))
     reach = np.minimum(np.arange(tables.prefill_ns.shape[1]), within)

@@ -10,6 +10,7 @@ from simkit.errors import InputError
 from simkit.metrics.intervals import Interval
 from simkit.metrics.result import RunResult, Status
 from simkit.metrics.slo import Promise
+from simkit.models.catalog import load_model
 from simkit.plan.answer import Question, answer, start
 from simkit.plan.confidence import StepTimeError, kept_probability
 from simkit.plan.context import (
@@ -18,6 +19,7 @@ from simkit.plan.context import (
     WINDOWED,
     ContextSettings,
     after,
+    check_window,
     context_workload,
     longest,
     windowed,
@@ -98,7 +100,9 @@ class ContextQuestion:
 
 
 def cells(question: ContextQuestion, on_cell: Callable[[int], None] = lambda _: None) -> list[Cell]:
-    """Every cell of the question; `on_cell` is told how many are done."""
+    """Every cell of the question; `on_cell` is told how many are done. InputError for a window that none can have."""
+    if question.settings.window_tokens is not None:
+        check_window(load_model(question.deployment.model), question.settings.window_tokens)
     longest: dict[tuple[str, str, float], tuple[int, _Place]] = {}  # by line: the cell's number
     found: list[Cell] = []
     for way, kv, rate, length in question.places():

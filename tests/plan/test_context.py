@@ -203,8 +203,9 @@ def test_more_requests_fit_at_once_where_a_window_slides(chat: Workload) -> None
 
 def test_layers_with_windows_of_their_own_see_no_more_than_these(chat: Workload) -> None:
     gemma = resolve(Deployment(model="gemma-3-4b", device="h100", engine=EngineSettings(max_model_len=8192)))
+    settings = ContextSettings(lengths=(8192,), rates=(1.0,), window_tokens=1025)
     with pytest.raises(InputError, match="give 1024 or fewer"):
-        windowed(gemma, 1025)
+        cells(replace(asked(chat, settings), deployment=gemma.deployment))
     near = windowed(gemma, 1024)
     # all 7 groups as the 6 that have a window
     window, whole = (gemma.memory.groups.window, gemma.memory.groups.full)
