@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import numba
 from numba import types
@@ -18,6 +18,8 @@ from numba.core.registry import CPUDispatcher
 from simkit.compiled_parts import OwnPartCompiler, PartCompiler
 
 F = TypeVar("F", bound=Callable[..., object])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _PACKAGE = Path(__file__).parent
 
@@ -121,6 +123,41 @@ class _Inlined(CPUDispatcher):  # type: ignore[misc]
         raise TypeError(
             f"{name} is compiled into its callers only; run with NUMBA_DISABLE_JIT=1 to call it from Python"
         )
+
+
+class Calls:
+    """Compiled functions as one caller calls them: each of them with arguments of the same types every time.
+
+    Numba looks machine code up by the types of all arguments at each call, for a replica's sixty arrays in 9 us, many
+    times what most calls do. Here it is looked up at the first, and later ones are not checked: arrays of another type
+    would be read as if they were of that one. So whoever replaces an argument says `forget`.
+    """
+
+    def __init__(self) -> None:
+        self._code: dict[Callable[..., object], Callable[..., object]] = {}
+
+    def __call__(self, function: Callable[P, R], *arguments: P.args, **none: P.kwargs) -> R:
+        """As the function; one that is not compiled is called as it is."""
+        code = self._code.get(function)
+        if code is not None:
+            return cast(R, code(*arguments, **none))
+        result = function(*arguments, **none)
+        self._code[function] = _machine_code(function, arguments)
+        return result
+
+    def forget(self) -> None:
+        """Look them up again: some argument has been replaced."""
+        self._code.clear()
+
+
+def _machine_code(function: Callable[..., object], arguments: Sequence[object]) -> Callable[..., object]:
+    """What has just run a function with these arguments."""
+    if not isinstance(function, _Entry):
+        return function
+    overloads = list(function.overloads.values())
+    if len(overloads) > 1:  # working the types out in Python takes a millisecond
+        overloads = [function.overloads[tuple(numba.typeof(argument) for argument in arguments)]]
+    return cast(Callable[..., object], overloads[0].entry_point)
 
 
 def _part(function: F, compiler: type[PartCompiler], forceinline: bool) -> F:

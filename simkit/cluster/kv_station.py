@@ -123,7 +123,7 @@ class KvStation(Station):
         cached = 0
         if kv_blocks > 0:
             row = self._preview(job.request)  # may put larger arrays in the replica's place
-            cached = int(make_room(self._replica, row, 1, blocks))
+            cached = int(self._calls(make_room, self._replica, row, 1, blocks))
             if cached < 0:
                 return None
             self._held[job] = (cached, blocks)
@@ -142,13 +142,13 @@ class KvStation(Station):
             self._replica.requests["max_tokens"][job.row] = job.output_tokens
         if job in self._held:
             cached, blocks = self._held[job]
-            land(self._replica, job.row, cached, blocks)
+            self._calls(land, self._replica, job.row, cached, blocks)
             self._landed.append(job)
 
     def part_with(self, job: Job) -> None:
         """The KV of an answered job is no longer wanted here."""
         self.look()
-        release(self._replica, self._kept.pop(job))
+        self._calls(release, self._replica, self._kept.pop(job))
         self._forget(job)
 
     def abandon(self, job: Job) -> None:
@@ -176,7 +176,7 @@ class KvStation(Station):
         """Those of some content ids that are not in the device's cache now."""
         self.look()
         absent = np.empty(len(contents), dtype=np.int64)
-        gone: list[int] = absent[: count_absent(self._replica, contents, absent)].tolist()
+        gone: list[int] = absent[: self._calls(count_absent, self._replica, contents, absent)].tolist()
         return gone
 
     def contents_of(self, job: Job) -> I64:
@@ -201,7 +201,7 @@ class KvStation(Station):
         for job in self.late:
             if job in self._claims:
                 self._kept[job] = np.zeros(-(-job.prompt_tokens // self._size), dtype=np.int32)
-                keep(self._replica, job.row, self._kept[job])
+                self._calls(keep, self._replica, job.row, self._kept[job])
         if not self._landed and not self._leaving:
             return
         status = self._replica.progress["status"]
@@ -255,7 +255,7 @@ class KvStation(Station):
         if job not in self._held:
             return 0
         _, blocks = self._held.pop(job)
-        release(self._replica, blocks)
+        self._calls(release, self._replica, blocks)
         self._holding -= len(blocks)
         return len(blocks)
 

@@ -10,6 +10,7 @@ from simkit.cluster.loops.until_end import COUNT, END, ENDED, NEXT
 from simkit.cluster.offers import least_step_ns
 from simkit.cluster.pace import Pace, Ran
 from simkit.cluster.station import Station
+from simkit.compiled import Calls
 from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.state import NEVER, Pool, Recorder, Replica
 from simkit.errors import InputError
@@ -52,6 +53,7 @@ class Lockstep:
         self._least_ns = np.full(count, least_common_ns(tables), dtype=np.int64)
         pace = Pace(stations[0].clock, stations, self._run)
         alone = [station.join(self, i, pace) for i, station in enumerate(stations)]
+        self._calls = Calls()
         self._engines = side_by_side(alone[0], count)
         self._steps = np.zeros(1, dtype=np.int64)
         self._planned = np.zeros((count, 3), dtype=np.int64)
@@ -88,7 +90,8 @@ class Lockstep:
     def _run(self, until_ns: int, turns: int) -> Ran:
         """As simkit.cluster.pace.Pace has it."""
         out = self._out
-        state = run_together(
+        state = self._calls(
+            run_together,
             self._engines,
             self._tables,
             self._slow,
@@ -106,6 +109,7 @@ class Lockstep:
         return Ran(state, int(out[0, END]), int(out[0, NEXT]))
 
     def _show(self) -> None:
+        self._calls.forget()
         for i, station in enumerate(self._stations):
             station.see(row_of(self._engines, i))
 

@@ -14,6 +14,7 @@ from simkit.cluster.loops.until_end import COUNT, END, ENDED, NEXT, cached_block
 from simkit.cluster.offers import Offered, least_step_ns
 from simkit.cluster.pace import Pace, Ran
 from simkit.cluster.stepwise import stepwise
+from simkit.compiled import Calls
 from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.discipline import DISCIPLINES, engine, minds_blocks
 from simkit.engine.replica import new_replica
@@ -96,6 +97,7 @@ class Station:
             named=self._moves_blocks or minds_blocks(discipline, offered.content_ids),
         )
         tenants = int(offered.requests["tenant"].max(initial=0)) + 1
+        self._calls = Calls()
         self._replica = empty._replace(tenants=records(tenants, TENANT))
         self._replica.at[ROWS] = 0
         self._aborts = 0
@@ -114,8 +116,9 @@ class Station:
         return self._replica
 
     def see(self, replica: Replica) -> None:
-        """Its arrays, which others run."""
+        """Its arrays, from here on; others may run them."""
         self._replica = replica
+        self._calls.forget()
 
     @property
     def clock(self) -> simpy.Environment:
@@ -175,7 +178,7 @@ class Station:
             return
         if self._aborts == len(self._replica.aborts):
             if self._together is None:
-                self._replica = with_more_aborts(self._replica)
+                self.see(with_more_aborts(self._replica))
             else:
                 self._together.lengthen_aborts()
         self._replica.aborts["request"][self._aborts] = job.row
@@ -213,6 +216,7 @@ class Station:
             self._least_step_ns = self._together.least_step_ns(self._place)
         else:
             self._tables = scaled(self.spec.tables, math.prod(self._slowness)) if self._slowness else self.spec.tables
+            self._calls.forget()
             self._least_step_ns = least_step_ns(self._tables)
         self._pace.changed()
         self.look()
@@ -259,7 +263,7 @@ class Station:
             return 0
         self.look()
         row = self._preview(request)  # may put larger arrays in the replica's place
-        return int(cached_blocks(self._replica, row, named)) * size
+        return int(self._calls(cached_blocks, self._replica, row, named)) * size
 
     def look(self) -> None:
         """Catch up: run every turn that begins before now. Whom that answers is told by an alarm, not from here."""
@@ -295,7 +299,9 @@ class Station:
     def _run_alone(self, until_ns: int, turns: int) -> Ran:
         """As simkit.cluster.pace.Pace has it."""
         out = self._out
-        state = self._run(self._replica, self._tables, until_ns, turns, self._least_step_ns, self._ended, out)
+        state = self._calls(
+            self._run, self._replica, self._tables, until_ns, turns, self._least_step_ns, self._ended, out
+        )
         if state == ENDED:
             self.note_late(self._ended[: out[COUNT]].tolist())
         return Ran(state, int(out[END]), int(out[NEXT]))
@@ -311,7 +317,7 @@ class Station:
         row = len(self._by_row)
         if row == len(self._replica.requests):
             if self._together is None:
-                self._replica = enlarged(self._replica, 2 * row)
+                self.see(enlarged(self._replica, 2 * row))
             else:
                 self._together.enlarge()
         return row
