@@ -217,7 +217,9 @@ def _home(key: int, mask: int) -> int:
 
 
 def _check_registered(r: Replica, step: int) -> None:
-    """A running request's first `hashed` blocks are registered, and each key names one content."""
+    """A running request's first `hashed` blocks are registered, of windows' those that are kept, and each key names one
+    content.
+    """
     content: dict[int, tuple[int, int, int]] = {}
     keys = r.pool.blocks["key"].tolist()
     for request in _running(r):
@@ -225,10 +227,21 @@ def _check_registered(r: Replica, step: int) -> None:
         for group in range(r.limits.full_groups + r.limits.window_groups):
             row = row_of_group(r, request, group)
             for index in range(hashed):
-                if index < len(row) and row[index] == 0 and _sees_window(r, group):
+                if index < len(row) and _sees_window(r, group) and (row[index] == 0 or not _kept(r, request, index)):
                     continue
                 if index >= len(row) or keys[row[index]] == 0:
                     raise Violation(PREFIX_MAP, step, request, f"its block {index} counts as registered and is not")
                 named = content_key(r, request, index, group)
                 if content.setdefault(keys[row[index]], named) != named:
                     raise Violation(PREFIX_MAP, step, request, f"its block {index} is registered as other content")
+
+
+def _kept(r: Replica, request: int, index: int) -> bool:
+    """Whether block `index` is among those that the token after some kept prefix sees through a window."""
+    size, window, every = r.limits.block_size, r.limits.window_tokens, r.limits.retention_blocks
+    whole = (int(r.requests["prompt"][request]) - 1) // size
+    ends = [whole, int(r.progress["junction"][request])]
+    if every > 0:
+        ends.append((index // every + 1) * every)
+    seen = [range(max(end * size - window + 1, 0) // size, end) for end in ends]
+    return r.limits.chunked_window or any(index in blocks for blocks in seen)

@@ -86,7 +86,8 @@ def windowed_history(seed: int, caching: bool | None = None) -> History:
         chunked=chunked,
     )
     dialect = dialect_of(f"vllm-0.{int(rng.integers(20, LAST_MINOR + 1))}")
-    limits = windowed(plain.limits, groups, dialect)
+    kept = int(rng.choice([0, 0, 2, 3])) * size if dialect.thins_windows and rng.random() < 0.7 else None
+    limits = windowed(plain.limits, groups, dialect, kept)
     in_flight = in_flight_tokens(dialect, limits.max_num_batched_tokens, limits.pipeline_depth)
     needed = groups.blocks_of(longest, size, in_flight)
     num_blocks = 1 + needed + int(rng.choice([0, 1, needed, 4 * needed, 40 * needed]))

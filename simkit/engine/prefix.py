@@ -8,7 +8,7 @@ after a preemption. Until there is one nobody looks for them, and they stay off 
 
 from simkit.compiled import called, inlined
 from simkit.engine.state import DISTINCT_KEYS, NAMED, Limits, Pool, Replica
-from simkit.engine.windows import blocks_behind, columns, groups_of, sees_window
+from simkit.engine.windows import blocks_behind, blocks_for_hit, columns, groups_of, sees_window, stays_cached
 
 _POSITION_BITS = 24  # blocks a request can name by itself: 16.7 million
 _SPREAD = 2654435761  # Knuth's multiplicative hashing, 2^32 / golden ratio
@@ -135,7 +135,9 @@ def longest_hit(r: Replica, request: int) -> tuple[int, int]:
     """
     progress = r.progress
     if r.limits.window_groups > 0:
-        return hit_in_groups(r, request, progress[request].known - 1)
+        hits, idle, junction = hit_in_groups(r, request, progress[request].known - 1)
+        progress[request].junction = junction
+        return hits, idle
     hits = 0
     idle = 0
     for index in range((progress[request].known - 1) // r.limits.block_size):
@@ -162,7 +164,9 @@ def register_full_blocks(r: Replica, request: int, tokens: int) -> None:
             continue
         block = r.pool.table[r.progress[request].slot, index]
         if r.limits.window_groups > 0:
-            _register_in_groups(r.limits, r.pool, r.progress[request].slot, index, block_key(r, request, index))
+            prompt, junction = r.requests[request].prompt, r.progress[request].junction
+            kept = stays_cached(r.limits, prompt, junction, index)
+            _register_in_groups(r.limits, r.pool, r.progress[request].slot, index, block_key(r, request, index), kept)
         elif index >= r.requests[request].content_blocks and r.progress[request].findable == 0:
             name_own(r.pool, block, block_key(r, request, index))
         else:
@@ -180,11 +184,13 @@ def group_key(limits: Limits, key: int, group: int) -> int:
 
 
 @called
-def _register_in_groups(limits: Limits, pool: Pool, slot: int, index: int, key: int) -> None:
-    """Offer block `index` of each group. All go on the map: what left a window may be asked for again."""
+def _register_in_groups(limits: Limits, pool: Pool, slot: int, index: int, key: int, kept: bool) -> None:
+    """Offer block `index` of each group, but of windows' only if it is `kept`. All go on the map: what left a window
+    may be asked for again.
+    """
     for group in range(groups_of(limits)):
         block = pool.table[slot, group * columns(limits, pool) + index]
-        if block != 0:
+        if block != 0 and (kept or not sees_window(limits, group)):
             register(pool, block, group_key(limits, key, group))
 
 
@@ -210,8 +216,9 @@ def _idle_of(limits: Limits, pool: Pool, key: int, windows: bool) -> int:
 
 
 @called
-def hit_in_groups(r: Replica, request: int, tokens: int) -> tuple[int, int]:
-    """The longest hit within `tokens` tokens that all groups agree on: how many blocks, and how many of them are free.
+def hit_in_groups(r: Replica, request: int, tokens: int) -> tuple[int, int, int]:
+    """The longest hit within `tokens` tokens that all groups agree on: how many blocks, how many of them are free, and
+    how many full attention alone would have found if these are more (else 0).
 
     Full attention needs every block of it. A window needs those that the next token sees: the last run of cached blocks
     that fills it, or begins at the first; a chunk, those of its own (vLLM HybridKVCacheCoordinator, with one kind of
@@ -231,7 +238,7 @@ def hit_in_groups(r: Replica, request: int, tokens: int) -> tuple[int, int]:
         while hits < most and _cached_in_all(limits, r.pool, block_key(r, request, hits), True):
             hits += 1
     else:
-        needed = max(1, (limits.window_tokens - 2 + limits.block_size) // limits.block_size)
+        needed = blocks_for_hit(limits)
         index = most
         hits = most
         while index > 0 and hits - index < needed:
@@ -242,4 +249,4 @@ def hit_in_groups(r: Replica, request: int, tokens: int) -> tuple[int, int]:
     idle = 0
     for index in range(hits):
         idle += _idle_of(limits, r.pool, block_key(r, request, index), index >= behind)
-    return hits, idle
+    return hits, idle, most if limits.full_groups > 0 and most > hits else 0

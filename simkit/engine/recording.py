@@ -134,7 +134,8 @@ def limits_of(config: Json, engine: str = "vllm-0.32") -> Limits:
         content_span=1,
         pipeline_depth=2 if config["async_scheduling"] else 1,
     )
-    return windowed(limits, groups_of(config.get("kv_cache_groups")), dialect)
+    retention = cast(int | None, config.get("prefix_cache_retention_interval"))
+    return windowed(limits, groups_of(config.get("kv_cache_groups")), dialect, retention)
 
 
 def replay(recording: Recording, engine: str | None = None) -> str | None:

@@ -83,6 +83,7 @@ class RecordedConfig(_Row):
     scheduler_reserve_full_isl: bool
     max_num_active_seqs: int | None = Field(default=None, ge=1)
     kv_cache_groups: list[Reach] | None = Field(default=None, min_length=1, max_length=64)
+    prefix_cache_retention_interval: int | None = Field(default=None, ge=0, le=1 << 22)
 
     @model_validator(mode="after")
     def _starts(self) -> Self:
@@ -90,6 +91,11 @@ class RecordedConfig(_Row):
             raise ValueError(
                 f"max_num_batched_tokens={self.max_num_batched_tokens} is less than max_model_len="
                 f"{self.max_model_len} without chunked prefill"
+            )
+        if (self.prefix_cache_retention_interval or 0) % self.block_size > 0:
+            raise ValueError(
+                f"prefix_cache_retention_interval={self.prefix_cache_retention_interval} is no multiple of "
+                f"block_size={self.block_size}"
             )
         groups = groups_of(self.kv_cache_groups)
         if groups.count * self.max_num_seqs * (-(-self.max_model_len // self.block_size)) > _MOST_TABLE:

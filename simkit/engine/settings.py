@@ -1,6 +1,6 @@
 """The engine's settings under vLLM's own names, with vLLM 0.32's defaults, and what older versions did differently."""
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -23,6 +23,7 @@ class Dialect(NamedTuple):
     pads_groups_more: bool
     caps_windows: bool  # admission asks for no more than a window's group ever holds
     frees_settled: bool
+    thins_windows: bool  # prefix_cache_retention_interval, and it is 0: windows' groups cache what is asked for again
 
     @property
     def padding_ratio(self) -> float:
@@ -46,6 +47,7 @@ def _dialect(minor: int) -> Dialect:
         pads_groups_more=minor >= 18,
         caps_windows=minor >= 20,
         frees_settled=minor >= 26,
+        thins_windows=minor >= 29,
     )
 
 
@@ -66,6 +68,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
     "vllm-v1": (
         "long_prefill_token_threshold",
         "long_prefill_token_threshold_adaptive",
+        "prefix_cache_retention_interval",
         "scheduler_reserve_full_isl",
         "speculative_tokens",
         "watermark",
@@ -109,6 +112,9 @@ class EngineSettings(BaseModel):
     enable_prefix_caching: bool = True
     disable_hybrid_kv_cache_manager: bool | None = Field(
         default=None, description="charge layers with windows their whole context; default where vLLM does"
+    )
+    prefix_cache_retention_interval: Annotated[int, Field(ge=0, le=1 << 22)] | Literal["dense"] | None = Field(
+        default=None, description="tokens between prefixes that windows keep; dense: all, as before vllm-0.29"
     )
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = Field(default=0, ge=0)
@@ -158,9 +164,19 @@ class EngineSettings(BaseModel):
                     f"deployment.engine.{name}={getattr(self, name)}: {self.engine} does not have it (0.31 does); "
                     "leave it out"
                 )
+        self._check_retention(dialect)
         self._check_discipline()
         self._check_speculation()
         return dialect
+
+    def _check_retention(self, dialect: Dialect) -> None:
+        """InputError for cached prefixes that the version cannot keep so, or that do not end with a block."""
+        tokens = self.prefix_cache_retention_interval
+        place = f"deployment.engine.prefix_cache_retention_interval={tokens}"
+        if tokens is not None and not dialect.thins_windows:
+            raise InputError(f"{place}: {self.engine} does not have it (0.29 does); leave it out")
+        if isinstance(tokens, int) and tokens % self.block_size > 0:
+            raise InputError(f"{place}: not a multiple of block_size={self.block_size}; choose one, 0 or dense")
 
     def _check_discipline(self) -> None:
         """InputError for a setting that the discipline named does not have."""
@@ -264,7 +280,19 @@ class EngineSettings(BaseModel):
             draft_request_ns=round(1e6 * self.draft_request_ms),
             stages=stages,
         )
-        return windowed(limits, groups, dialect)
+        return windowed(limits, groups, dialect, self._retention_tokens(dialect, groups))
+
+    def _retention_tokens(self, dialect: Dialect, groups: KvGroups) -> int | None:
+        """Tokens between prefixes that windows keep; None: they keep all. InputError where vLLM refuses to start."""
+        tokens = self.prefix_cache_retention_interval
+        if isinstance(tokens, int) and tokens > 0 and (groups.window == 0 or groups.chunked):
+            raise InputError(
+                f"deployment.engine.prefix_cache_retention_interval={tokens}: no layer's KV is kept by a sliding "
+                "window; leave it out"
+            )
+        if tokens is None:
+            return 0 if dialect.thins_windows else None
+        return None if tokens == "dense" else tokens
 
     def pipeline_depth(self, stages: int) -> int:
         """Batches in flight at most."""
@@ -294,8 +322,12 @@ def in_flight_tokens(dialect: Dialect, max_num_batched_tokens: int, pipeline_dep
     return max_num_batched_tokens * (pipeline_depth if dialect.frees_settled else 1)
 
 
-def windowed(limits: Limits, groups: KvGroups, dialect: Dialect) -> Limits:
-    """The same limits for a model whose layers are dealt to groups, some of which see windows."""
+def windowed(limits: Limits, groups: KvGroups, dialect: Dialect, retention_tokens: int | None = None) -> Limits:
+    """The same limits for a model whose layers are dealt to groups, some of which see windows.
+
+    `retention_tokens` lie between prefixes that stay cached for them (vLLM KVCacheConfig.prefix_cache_retention_interval);
+    None: all do.
+    """
     if groups.window == 0:
         return limits
     in_flight = in_flight_tokens(dialect, limits.max_num_batched_tokens, limits.pipeline_depth)
@@ -308,4 +340,5 @@ def windowed(limits: Limits, groups: KvGroups, dialect: Dialect) -> Limits:
         chunked_window=groups.chunked,
         window_cap_blocks=cap if dialect.caps_windows else 0,
         frees_settled=dialect.frees_settled,
+        retention_blocks=1 if retention_tokens is None else retention_tokens // limits.block_size,
     )

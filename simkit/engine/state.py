@@ -62,6 +62,7 @@ class Limits(NamedTuple):
     chunked_window: bool = False  # of the aligned chunk of so many tokens, those up to itself
     window_cap_blocks: int = 0  # the most that admission asks for in a window's group; 0: all (vLLM < 0.20)
     frees_settled: bool = True  # blocks leave a window when no step in flight reads them any more (vLLM >= 0.26)
+    retention_blocks: int = 1  # prefixes of every so many blocks stay cached for windows; 0: only what is asked again
 
 
 def records(shape: int | tuple[int, ...], kind: np.dtype[np.void]) -> Records:
@@ -107,6 +108,7 @@ PROGRESS = np.dtype(
         ("preemptions", np.int32),
         ("hit", np.int32),  # prompt tokens found in the prefix cache at first admission
         ("unsettled", np.int32),  # tokens in batches in flight; counted only where layers see windows
+        ("junction", np.int32),  # blocks of a prefix that windows had lost when it was looked for; 0: none
         ("status", np.int8),
         ("findable", np.int8),  # 1: blocks with content of its own are in the map of content; 0: they are kept off it
     ],

@@ -36,6 +36,33 @@ def blocks_behind(limits: Limits, tokens: int) -> int:
 
 
 @inlined
+def blocks_for_hit(limits: Limits) -> int:
+    """Cached blocks in a row that fill what the token after them sees through a window."""
+    return max(1, (limits.window_tokens - 2 + limits.block_size) // limits.block_size)
+
+
+@inlined
+def stays_cached(limits: Limits, prompt: int, junction: int, index: int) -> bool:
+    """Whether prefix caching offers block `index` of a window's group to others, or to itself after a preemption.
+
+    Where it does not keep all of them, it keeps what a prefix needs that ends with every so many blocks, with the
+    `prompt` tokens of a request (but for its last token, which is computed again), and at a `junction`: where a request
+    found that full attention knows its prefix and windows have lost it (vLLM >= 0.29 reachable_block_mask,
+    prefix_cache_retention_interval; chunks keep all).
+    """
+    every = limits.retention_blocks
+    if limits.chunked_window or every == 1:
+        return True
+    needed = blocks_for_hit(limits)
+    end = (prompt - 1) // limits.block_size
+    return bool(
+        (every > 0 and index % every >= every - needed)
+        or end - needed <= index < end
+        or junction - needed <= index < junction
+    )
+
+
+@inlined
 def blocks_at_admission(limits: Limits, tokens: int, hits: int) -> int:
     """New blocks for `tokens` tokens, `hits` blocks being cached; in a window's group no more than it ever holds
     (vLLM >= 0.20 max_admission_blocks_per_request).

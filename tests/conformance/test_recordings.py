@@ -99,6 +99,7 @@ def test_a_recording_of_any_version_is_replayed(tmp_path: Path, version: str) ->
         ({"policy": "lifo"}, {}, "config.policy='lifo'"),
         ({"num_speculative_tokens": 3}, {}, "config.num_speculative_tokens: unknown key"),
         ({"enable_chunked_prefill": False}, {}, "without chunked prefill"),
+        ({"prefix_cache_retention_interval": 6}, {}, "no multiple of block_size=4"),
         ({}, {"segs": []}, "requests.0.segs="),
         ({}, {"segs": [["o", 99, 3]]}, "no such request"),
         ({}, {"segs": [["s", 1, 32]]}, "leave no room"),
@@ -129,7 +130,7 @@ def test_rules_begin_with_the_version_that_has_them() -> None:
     """From the sources of the wheels 0.16.0 to 0.33.0, and schedules recorded from both sides of each boundary."""
     since = {
         "has_reserve_full_isl": 19, "has_watermark": 24, "uncached_free_to_front": 24, "passed_over_counts": 28,
-        "pads_groups_more": 18, "caps_windows": 20, "frees_settled": 26,
+        "pads_groups_more": 18, "caps_windows": 20, "frees_settled": 26, "thins_windows": 29,
         "lone_request_uncapped": 31, "has_active_limits": 31, "serves_past_self_victim": 33,
     }  # fmt: skip
     for minor in range(16, 34):
@@ -141,3 +142,10 @@ def test_a_setting_that_the_version_does_not_have_is_refused(setting: str) -> No
     with pytest.raises(InputError, match=f"engine.{setting}=.*vllm-0.30 does not have it"):
         EngineSettings.model_validate({"engine": "vllm-0.30", setting: 1}).dialect()
     EngineSettings.model_validate({"engine": "vllm-0.31", setting: 1}).dialect()
+
+
+@pytest.mark.parametrize("interval", [0, 64, "dense"])
+def test_retention_is_a_setting_since_0_29(interval: int | str) -> None:
+    with pytest.raises(InputError, match=r"prefix_cache_retention_interval=.*vllm-0.28 does not have it"):
+        EngineSettings.model_validate({"engine": "vllm-0.28", "prefix_cache_retention_interval": interval}).dialect()
+    EngineSettings.model_validate({"engine": "vllm-0.29", "prefix_cache_retention_interval": interval}).dialect()

@@ -107,6 +107,35 @@ def test_a_hit_needs_the_window_only_and_every_block_of_full_attention() -> None
     assert r.progress["hit"][1] == 52
 
 
+@pytest.mark.parametrize(
+    ("retention", "ends"),
+    [
+        (0, [60]),  # the longest prefix that the same prompt asks for: its last token is computed again
+        (1, [*range(4, 72, 4)]),  # all
+        (4, [16, 32, 48, 60, 64]),
+    ],
+)
+def test_windows_keep_the_prefixes_that_are_kept(retention: int, ends: list[int]) -> None:
+    """After 64 prompt tokens and 8 more, at blocks of 4: which prefixes another request finds, were it to end there."""
+    r = replica(64, 8, prefix_caching=True, retention_blocks=retention)
+    r.requests["content_blocks"] = 18
+    assert advance(r, TABLES, NEVER, 1000) == IDLE
+    hit = interpreted().prefix.hit_in_groups
+    assert [tokens for tokens in range(4, 72, 4) if hit(r, 0, tokens)[0] * 4 == tokens] == ends
+
+
+def test_a_prefix_that_windows_lost_is_kept_once_it_was_asked_for() -> None:
+    """Three prompts share 32 tokens, of which windows keep none at first: the second computes all and keeps them."""
+    r = replica(64, 1, requests=3, prefix_caching=True, retention_blocks=0)
+    r.requests["arrival_ns"] = [0, 10**6, 2 * 10**6]
+    r.requests["first_content"] = [0, 16, 32]
+    for other in (16, 32):
+        r.content_ids[other : other + 8] = r.content_ids[:8]
+    assert advance(r, TABLES, NEVER, 1000) == IDLE
+    assert r.progress["hit"].tolist() == [0, 0, 32]
+    assert r.progress["junction"].tolist() == [0, 8, 0]
+
+
 def test_a_leak_and_a_loss_are_found_in_any_group() -> None:
     for group in range(3):
         r = replica(64, 40)
