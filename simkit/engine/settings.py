@@ -325,8 +325,8 @@ def in_flight_tokens(dialect: Dialect, max_num_batched_tokens: int, pipeline_dep
 def windowed(limits: Limits, groups: KvGroups, dialect: Dialect, retention_tokens: int | None = None) -> Limits:
     """The same limits for a model whose layers are dealt to groups, some of which see windows.
 
-    `retention_tokens` lie between prefixes that stay cached for them (vLLM KVCacheConfig.prefix_cache_retention_interval);
-    None: all do.
+    `retention_tokens` lie between prefixes that stay cached for them (KVCacheConfig.prefix_cache_retention_interval of
+    vLLM); None: all do.
     """
     if groups.window == 0:
         return limits
