@@ -135,7 +135,7 @@ def longest_hit(r: Replica, request: int) -> tuple[int, int]:
     """
     progress = r.progress
     if r.limits.window_groups > 0:
-        hits, idle, junction = hit_in_groups(r, request, progress[request].known - 1)
+        hits, idle, junction = hit_in_groups(r, request, int(progress[request].known) - 1)
         progress[request].junction = junction
         return hits, idle
     hits = 0

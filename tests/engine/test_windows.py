@@ -26,7 +26,7 @@ def test_every_rule_holds_after_every_turn(seed: int) -> None:
 
 
 def test_machine_code_and_plain_python_do_the_same() -> None:
-    for seed in range(6):
+    for seed in (*range(7), 27):  # in the last two a request comes back for content of its own
         history = windowed_history(seed)
         one, other = history.replica(), history.replica()
         assert advance(one, history.tables, NEVER, 20_000) == IDLE
