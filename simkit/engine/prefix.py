@@ -218,7 +218,7 @@ def _idle_of(limits: Limits, pool: Pool, key: int, windows: bool) -> int:
 @called
 def hit_in_groups(r: Replica, request: int, tokens: int) -> tuple[int, int, int]:
     """The longest hit within `tokens` tokens that all groups agree on: how many blocks, how many of them are free, and
-    how many full attention alone would have found if these are more (else 0).
+    how many full attention alone would have found; 0 where there is none.
 
     Full attention needs every block of it. A window needs those that the next token sees: the last run of cached blocks
     that fills it, or begins at the first; a chunk, those of its own (vLLM HybridKVCacheCoordinator, with one kind of
@@ -249,4 +249,4 @@ def hit_in_groups(r: Replica, request: int, tokens: int) -> tuple[int, int, int]
     idle = 0
     for index in range(hits):
         idle += _idle_of(limits, r.pool, block_key(r, request, index), index >= behind)
-    return hits, idle, most if limits.full_groups > 0 and most > hits else 0
+    return hits, idle, most if limits.full_groups > 0 else 0

@@ -189,6 +189,11 @@ class EngineSettings(BaseModel):
                     f"deployment.engine.{name}={value}: discipline {self.discipline} does not have it; leave it out, "
                     f"or choose {others}"
                 )
+        if self.disable_hybrid_kv_cache_manager is False and self.keeps_whole_contexts():
+            raise InputError(
+                f"deployment.engine.disable_hybrid_kv_cache_manager=false: discipline {self.discipline} keeps whole "
+                "contexts; leave it out, or choose vllm-v1"
+            )
 
     def _check_speculation(self) -> None:
         """InputError for half of what speculative decoding needs, or for what it does not go with."""
@@ -240,8 +245,9 @@ class EngineSettings(BaseModel):
         reserve = self.scheduler_reserve_full_isl
         reserve = dialect.has_reserve_full_isl if reserve is None else reserve
         in_flight = in_flight_tokens(dialect, max_num_batched_tokens, depth)
-        if reserve and not dialect.caps_windows:
-            # admission waits for the whole context in every group, and for ever where that is more than there is
+        if (reserve and not dialect.caps_windows) or self.discipline not in _TAKES:
+            # admission waits for the whole context in every group, and for ever where that is more than there is; a
+            # discipline of the user's may ask for as much
             in_flight = max_model_len
         self._check_holds_one(num_blocks - 1, max_model_len, groups, in_flight)
         if not self.enable_chunked_prefill and max_num_batched_tokens < max_model_len:

@@ -108,7 +108,7 @@ PROGRESS = np.dtype(
         ("preemptions", np.int32),
         ("hit", np.int32),  # prompt tokens found in the prefix cache at first admission
         ("unsettled", np.int32),  # tokens in batches in flight; counted only where layers see windows
-        ("junction", np.int32),  # blocks of a prefix that windows had lost when it was looked for; 0: none
+        ("junction", np.int32),  # blocks of its prefix that full attention had when it was looked for
         ("status", np.int8),
         ("findable", np.int8),  # 1: blocks with content of its own are in the map of content; 0: they are kept off it
     ],

@@ -159,3 +159,29 @@ def test_a_version_that_admits_whole_contexts_only_needs_room_for_one_in_every_g
     with pytest.raises(InputError, match="max_model_len"):
         spec(engine="vllm-0.19", num_gpu_blocks_override=blocks - 100)
     spec(engine="vllm-0.20", num_gpu_blocks_override=blocks - 100)
+
+
+def test_a_discipline_of_the_users_has_room_for_a_whole_context_in_every_group() -> None:
+    """It may set memory aside for all of a request before it admits it, and would wait for ever where it cannot."""
+    own = {"discipline": "experiments/own_discipline/decode_first.py"}
+    blocks = 2 * 2048  # of a context of 32768 tokens in both groups
+    spec(**own, num_gpu_blocks_override=2 + blocks)
+    with pytest.raises(InputError, match="max_model_len"):
+        spec(**own, num_gpu_blocks_override=blocks - 100)
+
+
+def test_windows_cannot_be_kept_under_a_discipline_that_keeps_whole_contexts() -> None:
+    for discipline in ("sglang", "vllm-v0", "sarathi", "orca", "static"):
+        with pytest.raises(InputError, match=f"disable_hybrid_kv_cache_manager=false: discipline {discipline} keeps"):
+            spec(discipline=discipline, disable_hybrid_kv_cache_manager=False)
+
+
+def test_an_interval_of_prefixes_is_for_sliding_windows_only() -> None:
+    assert spec().limits.retention_blocks == 0
+    assert spec(engine="vllm-0.28").limits.retention_blocks == 1
+    assert spec(prefix_cache_retention_interval="dense").limits.retention_blocks == 1
+    assert spec(prefix_cache_retention_interval=512).limits.retention_blocks == 32
+    with pytest.raises(InputError, match="retention_interval=40: not a multiple of block_size=16"):
+        spec(prefix_cache_retention_interval=40)
+    with pytest.raises(InputError, match="retention_interval=512: no layer's KV is kept by a sliding window"):
+        spec(prefix_cache_retention_interval=512, disable_hybrid_kv_cache_manager=True)

@@ -126,7 +126,7 @@ WINDOWS: list[Mutant] = [
     ("prefix.py", "if block != 0 and (kept or not sees_window(limits, group)):", "if kept or not sees_window(limits, group):"),
     ("prefix.py", "if block != 0 and (kept or not sees_window(limits, group)):", "if block != 0:"),
     ("prefix.py", "        progress[request].junction = junction\n", ""),
-    ("prefix.py", "most if limits.full_groups > 0 and most > hits else 0", "most"),
+    ("prefix.py", "most if limits.full_groups > 0 else 0", "most"),
     ("windows.py", "end = (prompt - 1) // limits.block_size", "end = prompt // limits.block_size"),
     ("windows.py", "        or junction - needed <= index < junction\n", ""),
     ("windows.py", "(every > 0 and index % every >= every - needed)", "(every > 0 and index % every >= every - 1)"),
