@@ -71,8 +71,11 @@ def random_history(seed: int, caching: bool | None = None) -> History:
     return History(limits, requests, content_ids, _aborts(rng, requests), num_blocks, tables)
 
 
-def windowed_history(seed: int, caching: bool | None = None) -> History:
-    """The same, of a model of whose layers some see windows, or all; memory for a request of any length at least."""
+def windowed_history(seed: int, caching: bool | None = None, whole: bool = False) -> History:
+    """The same, of a model of whose layers some see windows, or all; memory for a request of any length at least.
+
+    `whole`: for its whole context in every group of layers, as a user's discipline has it.
+    """
     plain = random_history(seed, caching)
     rng = np.random.default_rng([seed, 2])
     size, longest = plain.limits.block_size, plain.limits.max_model_len
@@ -89,6 +92,7 @@ def windowed_history(seed: int, caching: bool | None = None) -> History:
     kept = int(rng.choice([0, 0, 2, 3])) * size if dialect.thins_windows and rng.random() < 0.7 else None
     limits = windowed(plain.limits, groups, dialect, kept)
     in_flight = in_flight_tokens(dialect, limits.max_num_batched_tokens, limits.pipeline_depth)
+    in_flight = longest if whole else in_flight
     needed = groups.blocks_of(longest, size, in_flight)
     num_blocks = 1 + needed + int(rng.choice([0, 1, needed, 4 * needed, 40 * needed]))
     return replace(plain, limits=limits, num_blocks=num_blocks)

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from simkit.engine.checked_run import Iterate, Watch, checked_run
 from simkit.engine.checks import MOST_OVERTAKEN
 from simkit.engine.discipline import bound_engine, engine
-from simkit.engine.histories import History, crowded_history, random_history
+from simkit.engine.histories import History, crowded_history, random_history, windowed_history
 from simkit.engine.interpreted import interpreted
 from simkit.engine.loop import IDLE
 from simkit.engine.policy import Advance, compiled_loop, interpreted_loop
 from simkit.engine.policy_file import PolicyFile, told
+from simkit.engine.settings import EngineSettings
 from simkit.engine.state import NEVER, STEPS, Replica
 from simkit.engine.violation import RULES, Violation
 
 HISTORIES = 100
 CROWDED_EVERY = 10  # of the histories, one in so many is a long overload, in which starvation would show
+WINDOWED = 7  # and the one with this remainder is of a model whose layers see windows
 COMPARED = 20  # histories that are run compiled and interpreted
 MOST_TURNS = 20_000
 
@@ -44,7 +46,7 @@ def check_policy(policy: PolicyFile, histories: int = HISTORIES, on_progress: Pr
     """
     watch = Watch()
     loop = interpreted_loop(policy, watch.around)
-    findings = check_rules(loop.iterate, histories, watch, lambda error: str(told(policy, error)), on_progress)
+    findings = check_rules(loop.iterate, histories, watch, lambda error: str(told(policy, error)), on_progress, True)
     if all(finding.held for finding in findings):
         compiled, why_not = compiled_loop(policy, bound_engine)
         if compiled is None:
@@ -57,7 +59,8 @@ def check_policy(policy: PolicyFile, histories: int = HISTORIES, on_progress: Pr
 def check_bundled(name: str, histories: int = HISTORIES, on_progress: Progress | None = None) -> list[Finding]:
     """The same for a discipline of ours, compiled as `run` uses it."""
     plain = interpreted().discipline.engine(name)
-    findings = check_rules(engine(name).iterate, histories, on_progress=on_progress)
+    windows = not EngineSettings(discipline=name).keeps_whole_contexts()
+    findings = check_rules(engine(name).iterate, histories, on_progress=on_progress, windows=windows)
     return [*findings, compare(engine(name).advance, plain.advance)]
 
 
@@ -67,16 +70,20 @@ def check_rules(
     watch: Watch | None = None,
     explain: Callable[[Exception], str] = str,
     on_progress: Progress | None = None,
+    windows: bool = False,
 ) -> list[Finding]:
     """Run random histories under the checker and say of each rule whether it held, or where it first broke.
 
-    A history ends at the first rule that it breaks; the others go on.
+    A history ends at the first rule that it breaks; the others go on. `windows`: the discipline serves models whose
+    layers see windows, too.
     """
     broken: dict[str, Finding] = {}
     steps = 0
     for seed in range(histories):
         crowded = seed % CROWDED_EVERY == CROWDED_EVERY - 1
         history = crowded_history(seed) if crowded else random_history(seed)
+        if windows and seed % CROWDED_EVERY == WINDOWED:
+            history = windowed_history(seed, whole=True)
         try:
             r = checked_run(history, iterate, MOST_OVERTAKEN if crowded else None, watch, explain)
             steps += int(r.at[STEPS])
