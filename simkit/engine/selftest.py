@@ -17,7 +17,7 @@ from simkit.engine.violation import RULES, Violation
 
 HISTORIES = 100
 CROWDED_EVERY = 10  # of the histories, one in so many is a long overload, in which starvation would show
-WINDOWED = 7  # and the one with this remainder is of a model whose layers see windows
+WINDOWED_EVERY = 4  # of the others, about one in so many is of a model whose layers see windows
 COMPARED = 20  # histories that are run compiled and interpreted
 MOST_TURNS = 20_000
 
@@ -81,9 +81,9 @@ def check_rules(
     steps = 0
     for seed in range(histories):
         crowded = seed % CROWDED_EVERY == CROWDED_EVERY - 1
-        history = crowded_history(seed) if crowded else random_history(seed)
-        if windows and seed % CROWDED_EVERY == WINDOWED:
-            history = windowed_history(seed, whole=True)
+        windowed = windows and seed % WINDOWED_EVERY == WINDOWED_EVERY - 1
+        history = windowed_history(seed, whole=True) if windowed else random_history(seed)
+        history = crowded_history(seed) if crowded else history
         try:
             r = checked_run(history, iterate, MOST_OVERTAKEN if crowded else None, watch, explain)
             steps += int(r.at[STEPS])
