@@ -1,6 +1,6 @@
 """The engine's settings under vLLM's own names, with vLLM 0.32's defaults, and what older versions did differently."""
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -79,6 +79,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
     "orca": (),
     "static": (),
 }
+LONGEST_RETENTION = 1 << 22  # tokens
 V0_WATERMARK = 0.01  # of all blocks (vLLM 0.6 block_manager.py)
 
 
@@ -113,7 +114,7 @@ class EngineSettings(BaseModel):
     disable_hybrid_kv_cache_manager: bool | None = Field(
         default=None, description="charge layers with windows their whole context; default where vLLM does"
     )
-    prefix_cache_retention_interval: Annotated[int, Field(ge=0, le=1 << 22)] | Literal["dense"] | None = Field(
+    prefix_cache_retention_interval: int | Literal["dense"] | None = Field(
         default=None, description="tokens between prefixes that windows keep; dense: all, as before vllm-0.29"
     )
     enable_chunked_prefill: bool = True
@@ -148,6 +149,14 @@ class EngineSettings(BaseModel):
     def _engine_is_known(cls, name: str) -> str:
         dialect_of(name)
         return name
+
+    @field_validator("prefix_cache_retention_interval", mode="before")
+    @classmethod
+    def _retention_is_known(cls, interval: object) -> object:
+        counts = isinstance(interval, int) and not isinstance(interval, bool) and 0 <= interval <= LONGEST_RETENTION
+        if not (counts or interval in (None, "dense")):
+            raise ValueError(f"choose 0, a number of tokens up to {LONGEST_RETENTION}, or dense")
+        return interval
 
     def dialect(self) -> Dialect:
         """The rules of the engine version named; InputError for a setting that this version does not have."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve, with_whole_contexts
 from simkit.engine.settings import EngineSettings, dialect_of, in_flight_tokens
@@ -185,3 +186,10 @@ def test_an_interval_of_prefixes_is_for_sliding_windows_only() -> None:
         spec(prefix_cache_retention_interval=40)
     with pytest.raises(InputError, match="retention_interval=512: no layer's KV is kept by a sliding window"):
         spec(prefix_cache_retention_interval=512, disable_hybrid_kv_cache_manager=True)
+
+
+@pytest.mark.parametrize("interval", [-16, 1 << 23, True, 0.5, "sparse"])
+def test_an_interval_that_is_none_is_told_with_what_is(interval: object) -> None:
+    with pytest.raises(ValidationError, match="choose 0, a number of tokens up to 4194304, or dense") as caught:
+        EngineSettings.model_validate({"prefix_cache_retention_interval": interval})
+    assert caught.value.errors()[0]["loc"] == ("prefix_cache_retention_interval",)
