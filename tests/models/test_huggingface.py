@@ -232,5 +232,5 @@ def test_a_model_of_one_s_own_is_sampled_as_its_folder_says(
 def test_a_broken_generation_config_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     (tmp_path / "generation_config.json").write_text("[1]")
-    with pytest.raises(InputError, match="generation_config.json: holds a list"):
+    with pytest.raises(InputError, match=r"generation_config\.json: holds a list"):
         read_config(tmp_path)
