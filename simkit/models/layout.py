@@ -60,6 +60,12 @@ class Layout(BaseModel):
         first = stage * self.tensor
         return first // self.gpus_per_node != (first + self.tensor) // self.gpus_per_node
 
+    def parts_a_stage(self, stage: int) -> bool:
+        """Whether a pipeline stage that would fit in a node begins in one and ends in the next."""
+        first = stage * self.tensor
+        spread = (first + self.tensor - 1) // self.gpus_per_node - first // self.gpus_per_node
+        return spread >= self.tensor_nodes
+
     def __str__(self) -> str:
         data = f", data {self.data}" if self.data > 1 else ""
         return f"tensor {self.tensor}, pipeline {self.pipeline}{data}, expert {self.expert}"
@@ -78,6 +84,11 @@ def check_layout(arch: Architecture, layout: Layout) -> None:
         raise InputError(
             f"layout: tensor {layout.tensor}: does not fill nodes of {layout.gpus_per_node} GPUs evenly; use a multiple, "
             "or set gpus_per_node"
+        )
+    if layout.pipeline > 1 and any(layout.parts_a_stage(stage) for stage in range(layout.pipeline)):
+        raise InputError(
+            f"layout: tensor {layout.tensor}: with pipeline {layout.pipeline} a stage would lie in two nodes of "
+            f"{layout.gpus_per_node} GPUs; set gpus_per_node to a multiple of {layout.tensor}"
         )
     if layout.pipeline > len(arch.layers):
         raise InputError(

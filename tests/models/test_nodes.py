@@ -1,5 +1,7 @@
 """Collectives and sends of layouts that are larger than a node."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -117,3 +119,20 @@ def test_a_stage_sends_over_the_network_where_its_successor_is_in_another_node(
 def test_a_group_that_fills_no_whole_nodes_is_refused() -> None:
     with pytest.raises(InputError, match="tensor 4: does not fill nodes of 3 GPUs evenly"):
         check_layout(ARCH, Layout(tensor=4, gpus_per_node=3))
+
+
+@pytest.mark.parametrize(("per_node", "pipeline", "fits"), [(6, 2, False), (8, 2, True), (4, 3, True), (6, 1, True)])
+def test_a_stage_that_would_lie_in_two_nodes_is_refused(per_node: int, pipeline: int, fits: bool) -> None:
+    layout = Layout(tensor=4, pipeline=pipeline, gpus_per_node=per_node)
+    with (
+        nullcontext()
+        if fits
+        else pytest.raises(InputError, match="in two nodes of 6 GPUs; set gpus_per_node to a mult")
+    ):
+        check_layout(ARCH, layout)
+
+
+@pytest.mark.parametrize(("tensor", "pipeline"), [(16, 4), (8, 4), (2, 8)])
+def test_stages_of_whole_nodes_or_parts_of_one_are_not(tensor: int, pipeline: int) -> None:
+    layout = Layout(tensor=tensor, pipeline=pipeline)
+    assert not any(layout.parts_a_stage(stage) for stage in range(pipeline))
