@@ -110,7 +110,10 @@ def release(limits: Limits, pool: Pool, progress: Records, request: int) -> None
         held = 0
     for group in range(groups_of(limits)):
         first = group * columns(limits, pool)
-        _release_columns(limits, pool, slot, first, first + held)
+        to_front = limits.uncached_free_to_front
+        if limits.uncached_leave_to_front and not limits.chunked_window and sees_window(limits, group):
+            to_front = True  # vLLM 0.23 SlidingWindowManager.free
+        _release_columns(pool, slot, first, first + held, to_front)
     progress[request].held = 0
     progress[request].hashed = 0
     pool.free_slots[pool.counts[FREE_SLOTS]] = slot
@@ -141,15 +144,15 @@ def name_blocks(r: Replica) -> None:
 
 
 @inlined
-def _release_columns(limits: Limits, pool: Pool, slot: int, first: int, last: int) -> None:
+def _release_columns(pool: Pool, slot: int, first: int, last: int, uncached_to_front: bool) -> None:
     for i in range(last - 1, first - 1, -1):
         block = pool.table[slot, i]
         if block == 0:
             continue
         pool.blocks[block].references -= 1
-        if pool.blocks[block].references == 0 and (pool.blocks[block].key != 0 or not limits.uncached_free_to_front):
+        if pool.blocks[block].references == 0 and (pool.blocks[block].key != 0 or not uncached_to_front):
             push_back(pool, block)
-    if limits.uncached_free_to_front:
+    if uncached_to_front:
         for i in range(first, last):
             block = pool.table[slot, i]
             if block != 0 and pool.blocks[block].key == 0:
@@ -171,6 +174,6 @@ def leave_windows(limits: Limits, pool: Pool, progress: Records, request: int) -
         first = begin + behind
         while first > begin and pool.table[slot, first - 1] != 0:
             first -= 1
-        _release_columns(limits, pool, slot, first, begin + behind)
+        _release_columns(pool, slot, first, begin + behind, limits.uncached_leave_to_front)
         for i in range(first, begin + behind):
             pool.table[slot, i] = 0

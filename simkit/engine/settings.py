@@ -22,6 +22,7 @@ class Dialect(NamedTuple):
     has_active_limits: bool  # max_num_active_seqs, long_prefill_token_threshold_adaptive
     pads_groups_more: bool
     caps_windows: bool  # admission asks for no more than a window's group ever holds
+    uncached_leave_to_front: bool
     frees_settled: bool
     thins_windows: bool  # prefix_cache_retention_interval, and it is 0: windows' groups cache what is asked for again
 
@@ -46,6 +47,7 @@ def _dialect(minor: int) -> Dialect:
         has_active_limits=minor >= 31,
         pads_groups_more=minor >= 18,
         caps_windows=minor >= 20,
+        uncached_leave_to_front=minor >= 23,
         frees_settled=minor >= 26,
         thins_windows=minor >= 29,
     )
@@ -354,6 +356,7 @@ def windowed(limits: Limits, groups: KvGroups, dialect: Dialect, retention_token
         window_tokens=groups.window_tokens,
         chunked_window=groups.chunked,
         window_cap_blocks=cap if dialect.caps_windows else 0,
+        uncached_leave_to_front=dialect.uncached_leave_to_front,
         frees_settled=dialect.frees_settled,
         retention_blocks=1 if retention_tokens is None else retention_tokens // limits.block_size,
     )

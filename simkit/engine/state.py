@@ -61,6 +61,7 @@ class Limits(NamedTuple):
     window_tokens: int = 0  # that a token of such a layer sees, itself included
     chunked_window: bool = False  # of the aligned chunk of so many tokens, those up to itself
     window_cap_blocks: int = 0  # the most that admission asks for in a window's group; 0: all (vLLM < 0.20)
+    uncached_leave_to_front: bool = True  # so are those that a window leaves, or a window's request (vLLM >= 0.23)
     frees_settled: bool = True  # blocks leave a window when no step in flight reads them any more (vLLM >= 0.26)
     retention_blocks: int = 1  # prefixes of every so many blocks stay cached for windows; 0: only what is asked again
 

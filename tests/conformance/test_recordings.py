@@ -131,6 +131,7 @@ def test_rules_begin_with_the_version_that_has_them() -> None:
     since = {
         "has_reserve_full_isl": 19, "has_watermark": 24, "uncached_free_to_front": 24, "passed_over_counts": 28,
         "pads_groups_more": 18, "caps_windows": 20, "frees_settled": 26, "thins_windows": 29,
+        "uncached_leave_to_front": 23,
         "lone_request_uncapped": 31, "has_active_limits": 31, "serves_past_self_victim": 33,
     }  # fmt: skip
     for minor in range(16, 34):
