@@ -81,7 +81,7 @@ def check_rules(
     steps = 0
     for seed in range(histories):
         crowded = seed % CROWDED_EVERY == CROWDED_EVERY - 1
-        windowed = windows and seed % WINDOWED_EVERY == WINDOWED_EVERY - 1
+        windowed = windows and seed % WINDOWED_EVERY == 0
         history = windowed_history(seed, whole=True) if windowed else random_history(seed)
         history = crowded_history(seed) if crowded else history
         try:

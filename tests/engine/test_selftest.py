@@ -123,8 +123,9 @@ MISTAKES = {
 }
 
 
-# what the same mistake breaks besides: it is grow() that gives back what windows have passed
-ALSO = {"takes no blocks": "no block leaked"}
+# what the same mistake breaks besides where layers see windows: grow() gives back what these have passed, and a block
+# more in one group's row is none in the others'
+ALSO = {"takes no blocks": "no block leaked", "lends another's block": "memory for its tokens"}
 
 
 def with_mistake(old: str, new: str) -> PolicyFile:
