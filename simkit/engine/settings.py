@@ -297,9 +297,9 @@ class EngineSettings(BaseModel):
             draft_request_ns=round(1e6 * self.draft_request_ms),
             stages=stages,
         )
-        return windowed(limits, groups, dialect, self._retention_tokens(dialect, groups))
+        return windowed(limits, groups, dialect, self.retention_tokens(dialect, groups))
 
-    def _retention_tokens(self, dialect: Dialect, groups: KvGroups) -> int | None:
+    def retention_tokens(self, dialect: Dialect, groups: KvGroups) -> int | None:
         """Tokens between prefixes that windows keep; None: they keep all. InputError where vLLM refuses to start."""
         tokens = self.prefix_cache_retention_interval
         if isinstance(tokens, int) and tokens > 0 and (groups.window == 0 or groups.chunked):

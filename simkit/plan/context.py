@@ -141,7 +141,8 @@ def windowed(spec: ReplicaSpec, window: int) -> ReplicaSpec:
     if settings.keeps_whole_contexts():
         return replace(spec, tables=changed)
     groups = KvGroups(full=0, window=spec.memory.groups.count, windows_first=True, window_tokens=window)
-    limits = with_windows(spec.limits, groups, settings.dialect())
+    dialect = settings.dialect()
+    limits = with_windows(spec.limits, groups, dialect, settings.retention_tokens(dialect, groups))
     return replace(spec, tables=changed, limits=limits, memory=replace(spec.memory, groups=groups))
 
 
