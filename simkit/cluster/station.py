@@ -231,7 +231,7 @@ class Station:
             return 0, 0
         tokens = int(progress["known"][job.row]) - job.prompt_tokens
         # the step that was run last may end after now
-        return tokens - int(ledger["last_token"][job.row] > now), first
+        return tokens - int(progress["last_token"][job.row] > now), first
 
     def first_token_ns(self, job: Job) -> int:
         """When the first token of an answered job was out."""

@@ -82,11 +82,10 @@ def _deliver_next(r: Replica, now: int, request: int) -> bool:
     """Deliver a request's next token; whether it was its last."""
     progress = r.progress[request]
     progress.known += 1
-    outputs = progress.known - r.requests[request].prompt
-    _deliver(r, now, request, outputs == 1)
+    _deliver(r, now, request, progress.known == progress.prompt + 1)
     if r.limits.ordering == FAIR:
         serve_output(r, request)
-    return bool(outputs >= r.requests[request].output or progress.known >= r.limits.max_model_len)
+    return bool(progress.known >= progress.ends_at or progress.known >= r.limits.max_model_len)
 
 
 @inlined
@@ -97,14 +96,14 @@ def _deliver(r: Replica, now: int, request: int, first: bool) -> None:
         r.ledger[request].first_token = now
         log_event(r, now, request, FIRST_TOKEN_EVENT)
     else:
-        gap = now - r.ledger[request].last_token
+        gap = now - r.progress[request].last_token
         if gap != at[LAST_GAP]:
             at[LAST_GAP] = gap
             at[LAST_BIN] = bin_of(gap)
             at[ITL_MAX] = max(at[ITL_MAX], gap)
         r.record.itl[at[LAST_BIN]] += 1
         at[ITL_SUM] += gap
-    r.ledger[request].last_token = now
+    r.progress[request].last_token = now
 
 
 @inlined
@@ -139,6 +138,6 @@ def cancel(r: Replica, request: int) -> None:
     if status in (PENDING, FINISHED, ABORTED):
         return
     end(r, request, ABORTED)
-    r.ledger[request].phase = OVER
+    r.progress[request].phase = OVER
     if status == RUNNING:
         _drop_ended(r)

@@ -39,7 +39,7 @@ def close_phase(r: Replica, request: int, host: int, decode: int, extra: int) ->
     added = extra - ledger[request].since_extra
     skipped = ledger[request].skipped
     ledger[request].host += waited
-    if ledger[request].phase == PREFILL:
+    if r.progress[request].phase == PREFILL:
         ledger[request].prefill += decoded + added - skipped
         ledger[request].stalled += skipped
     else:
@@ -51,7 +51,7 @@ def close_phase(r: Replica, request: int, host: int, decode: int, extra: int) ->
 @inlined
 def open_phase(r: Replica, request: int, phase: int, host: int, decode: int, extra: int) -> None:
     """Begin a phase at the moment at which the running sums have the values given."""
-    r.ledger[request].phase = phase
+    r.progress[request].phase = phase
     r.ledger[request].since_host = host
     r.ledger[request].since_decode = decode
     r.ledger[request].since_extra = extra
@@ -64,10 +64,10 @@ def book_preemptions(r: Replica) -> None:
     for i in range(at[PREEMPTED_NOW]):
         request = r.record.victims[i]
         log_event(r, at[DEVICE_FREE], request, PREEMPTED_EVENT)
-        if r.ledger[request].phase == REDO:
+        if r.progress[request].phase == REDO:
             continue
         close_phase(r, request, at[SUM_HOST], at[SUM_DECODE], at[SUM_EXTRA])
-        r.ledger[request].phase = REDO
+        r.progress[request].phase = REDO
         r.ledger[request].redo_from = at[DEVICE_FREE]
 
 
@@ -81,7 +81,7 @@ def book_admissions(r: Replica, start: int, booked: int) -> None:
     for i in range(at[ADMITTED]):
         request = r.record.admitted[i]
         log_event(r, start, request, SCHEDULED_EVENT)
-        if r.ledger[request].phase == QUEUED:
+        if r.progress[request].phase == QUEUED:
             r.ledger[request].scheduled = start
             r.ledger[request].prefill += booked - start
             open_phase(r, request, PREFILL, at[SUM_HOST], at[SUM_DECODE], at[SUM_EXTRA])
@@ -97,7 +97,7 @@ def book_step(r: Replica, row: int, decode: int, extra: int) -> int:
     for k in range(r.batches[row].length):
         entry = r.entries[row, k]
         tokens += int(entry.tokens)
-        if r.ledger[entry.request].phase != DECODE:
+        if r.progress[entry.request].phase != DECODE:
             _book_entry(r, entry.request, int(entry.tokens), int(entry.before), entry.samples > 0)
     if r.batches[row].length < r.at[RUNNING_COUNT]:
         _book_left_out(r, row, r.batches[row].step, decode, extra)
@@ -109,11 +109,11 @@ def _book_entry(r: Replica, request: int, new: int, past: int, samples: bool) ->
     """Change the phase of a request that completes its prompt, or what it had lost, in the step that ends now."""
     at = r.at
     ledger = r.ledger[request]
-    if ledger.phase == PREFILL:
+    if r.progress[request].phase == PREFILL:
         if samples:
             close_phase(r, request, at[SUM_HOST], at[SUM_DECODE], at[SUM_EXTRA])
             open_phase(r, request, DECODE, at[SUM_HOST], at[SUM_DECODE], at[SUM_EXTRA])
-    elif ledger.phase == REDO:
+    elif r.progress[request].phase == REDO:
         at[REDONE_TOKENS] += min(new, max(int(ledger.redo_until) - past, 0))
         if past + new >= ledger.redo_until:
             ledger.preempted += at[DEVICE_FREE] - ledger.redo_from
@@ -134,7 +134,7 @@ def _book_left_out(r: Replica, row: int, step: int, decode: int, extra: int) -> 
         # in a batch on another stage: it is not left out
         if r.limits.stages > 1 and r.progress[request].computed >= r.progress[request].known:
             continue
-        phase = r.ledger[request].phase
+        phase = r.progress[request].phase
         if phase == PREFILL:
             r.ledger[request].skipped += decode + extra
         elif phase == DECODE:
@@ -148,7 +148,7 @@ def book_finish(r: Replica, row: int, request: int) -> None:
     ledger = r.ledger
     batches = r.batches
     ledger[request].finish = batches[row].end
-    if ledger[request].phase == REDO:
+    if r.progress[request].phase == REDO:
         # preempted by a step after this one, which had been planned already: nothing was lost
         lost = batches[row].end - ledger[request].redo_from
         ledger[request].preempted += max(lost, 0)
@@ -160,7 +160,7 @@ def book_finish(r: Replica, row: int, request: int) -> None:
             # the step planned after this one left it out, but it was over by then
             ledger[request].skipped -= batches[other].decode
         close_phase(r, request, batches[row].sum_host, batches[row].sum_decode, batches[row].sum_extra)
-    ledger[request].phase = OVER
+    r.progress[request].phase = OVER
     log_event(r, batches[row].end, request, FINISHED_EVENT)
 
 

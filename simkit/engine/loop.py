@@ -113,6 +113,9 @@ def receive(r: Replica) -> None:
         at[UNFINISHED] += 1
         r.progress[request].status = WAITING
         r.progress[request].known = requests[request].prompt
+        r.progress[request].prompt = requests[request].prompt
+        r.progress[request].asked_until = requests[request].prompt + requests[request].max_tokens
+        r.progress[request].ends_at = requests[request].prompt + requests[request].output
         log_event(r, requests[request].arrival_ns, request, ARRIVED_EVENT)
         enqueue(r, request, False)
     while at[NEXT_ABORT] < len(r.aborts) and r.aborts[at[NEXT_ABORT]].time_ns <= at[NOW]:

@@ -13,8 +13,7 @@ from simkit.engine.state import RUNNING_COUNT, Replica
 @inlined
 def last_token(r: Replica, request: int) -> int:
     """Tokens of a request, prompt included, when it has produced all that it asked for."""
-    asked = r.requests[request]
-    return int(min(asked.prompt + asked.max_tokens, r.limits.max_model_len))
+    return int(min(r.progress[request].asked_until, r.limits.max_model_len))
 
 
 @inlined

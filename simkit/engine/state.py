@@ -100,6 +100,7 @@ TENANT = np.dtype(
 # where each request stands
 PROGRESS = np.dtype(
     [
+        ("last_token", np.int64),  # ns, when the latest was out
         ("known", np.int32),  # prompt tokens + output tokens delivered
         ("computed", np.int32),  # tokens whose KV is computed or being computed
         ("placeholders", np.int32),  # sampled tokens in flight, 0 without asynchronous scheduling
@@ -110,7 +111,11 @@ PROGRESS = np.dtype(
         ("hit", np.int32),  # prompt tokens found in the prefix cache at first admission
         ("unsettled", np.int32),  # tokens in batches in flight; counted only where layers see windows
         ("junction", np.int32),  # blocks of its prefix that full attention had when it was looked for
+        ("prompt", np.int32),  # as in REQUEST, here since each step asks for it
+        ("asked_until", np.int32),  # tokens when it has produced all that it asked for
+        ("ends_at", np.int32),  # and all that it will
         ("status", np.int8),
+        ("phase", np.int8),  # of its life, for the ledger
         ("findable", np.int8),  # 1: blocks with content of its own are in the map of content; 0: they are kept off it
     ],
     align=True,
@@ -119,9 +124,7 @@ PROGRESS = np.dtype(
 # what each request's time went to, in ns: parts are closed at changes of phase, by differences of running sums
 LEDGER = np.dtype(
     [
-        ("last_token", np.int64),
         ("redo_until", np.int32),  # tokens it had computed when it was preempted
-        ("phase", np.int8),
         ("scheduled", np.int64),  # start of the first step with some of it
         ("first_token", np.int64),
         ("finish", np.int64),

@@ -85,7 +85,7 @@ def _schedule_running(r: Replica, row: int, threshold: int, budget: int) -> int:
 @inlined
 def _last_token(r: Replica, request: int) -> int:
     """Tokens of a request when it has produced all that it asked for."""
-    return int(r.requests[request].prompt + r.requests[request].max_tokens)
+    return int(r.progress[request].asked_until)
 
 
 @inlined

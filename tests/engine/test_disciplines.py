@@ -213,4 +213,4 @@ def test_sarathi_never_leaves_a_decode_out(seed: int) -> None:
         if not r.at[PREEMPTED_NOW]:
             assert decoding <= set(r.entries["request"][row, : r.batches["length"][row]].tolist())
         running = r.running[: r.at[RUNNING_COUNT]].tolist()
-        decoding = {q for q in running if r.ledger["phase"][q] == DECODE}
+        decoding = {q for q in running if r.progress["phase"][q] == DECODE}

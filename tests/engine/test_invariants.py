@@ -80,7 +80,7 @@ def test_no_livelock_when_memory_just_fits_one_request(seed: int) -> None:
     r = run(History(**{**vars(history), "num_blocks": 1 + needed}))
     assert r.at[UNFINISHED] == 0
     assert r.pool.counts[FREE_BLOCKS] == needed
-    assert PREFILL not in r.ledger["phase"]
+    assert PREFILL not in r.progress["phase"]
 
 
 def small_and_ample(seed: int, step_ns: float) -> tuple[Replica, Replica, StepTables] | None:

@@ -146,9 +146,9 @@ AFTER: list[Mutant] = [
     ("commit.py", "    else:\n        leave_queue(r, request)\n", ""),
     ("ledger.py", "    waited = host - ledger[request].since_host\n", "    waited = host\n"),
     ("ledger.py", "ledger[request].decode += decoded - skipped\n", "ledger[request].decode += decoded\n"),
-    ("ledger.py", "        if r.ledger[request].phase == REDO:\n            continue\n", ""),
+    ("ledger.py", "        if r.progress[request].phase == REDO:\n            continue\n", ""),
     ("ledger.py", "            ledger.preempted += at[DEVICE_FREE] - ledger.redo_from\n", ""),
-    ("ledger.py", "        if r.ledger[request].phase == QUEUED:\n", "        if True:\n"),
+    ("ledger.py", "        if r.progress[request].phase == QUEUED:\n", "        if True:\n"),
     ("ledger.py", "            ledger[request].skipped -= batches[other].decode\n", "            pass\n"),
     ("ledger.py", "        elif phase == DECODE:\n            r.ledger[request].skipped += decode\n", "        elif phase == DECODE:\n            r.ledger[request].skipped += decode + extra\n"),
 ]  # fmt: skip
