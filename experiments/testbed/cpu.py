@@ -1,10 +1,10 @@
 """How well is a measured run on this machine's CPU predicted? Three repeats, calibrated in between, one command.
 
-    python experiments/testbed/cpu.py                  about 5 minutes; --out DIR for the logs, numbers and pages
+    python experiments/testbed/cpu.py                  five and a half minutes; --out DIR for the logs, numbers and pages
     python experiments/testbed/cpu.py --clock processor  on a machine that others use as well
     python experiments/testbed/cpu.py --quick          20 s: is everything connected? Its times mean nothing
 
-A decoder of 99 M parameters serves 45 requests three times, in shifts of 15. Before and after each shift come
+A decoder of 99 M parameters serves 42 requests three times, in shifts of 14. Before and after each shift come
 calibration bursts of other requests. One step-time model is fitted on all bursts; the virtual clock serves the same
 arrivals with it, each shift's steps scattered around the model as those of the bursts beside it were. Then once more
 with asynchronous scheduling, by bursts of its own (left out with --clock processor, which counts one thread). A fixed
@@ -71,7 +71,7 @@ class Size:
     until_s: float
 
 
-FULL = Size(layers=8, requests=45, rate_per_s=1.6, repeats=3, bursts=(20, 5), until_s=190.0)
+FULL = Size(layers=8, requests=42, rate_per_s=1.6, repeats=3, bursts=(20, 5), until_s=190.0)
 QUICK = Size(layers=1, requests=12, rate_per_s=12.0, repeats=1, bursts=(12,), until_s=0.0)
 ASYNCHRONOUS_UNTIL_S = 325.0  # what is computed after the last shift takes some 20 s more
 
