@@ -128,9 +128,9 @@ class _Inlined(CPUDispatcher):  # type: ignore[misc]
 class Calls:
     """Compiled functions as one caller calls them: each of them with arguments of the same types every time.
 
-    Numba looks machine code up by the types of all arguments at each call, for a replica's thirty arrays and as many settings in 9 us, many
-    times what most calls do. Here it is looked up at the first, and later ones are not checked: arrays of another type
-    would be read as if they were of that one. So whoever replaces an argument says `forget`.
+    Numba looks machine code up by the types of all arguments at each call, for a replica's thirty arrays and as many
+    settings in 9 us, many times what most calls do. Here it is looked up at the first, and later ones are not checked:
+    arrays of another type would be read as if they were of that one. So whoever replaces an argument says `forget`.
     """
 
     def __init__(self) -> None:
