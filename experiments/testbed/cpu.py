@@ -1,6 +1,6 @@
 """How well is a measured run on this machine's CPU predicted? Three repeats, calibrated in between, one command.
 
-    python experiments/testbed/cpu.py                  five and a half minutes; --out DIR for the logs, numbers and pages
+    python experiments/testbed/cpu.py                  five and a half minutes; --out DIR for logs, numbers and pages
     python experiments/testbed/cpu.py --clock processor  on a machine that others use as well
     python experiments/testbed/cpu.py --quick          20 s: is everything connected? Its times mean nothing
 
