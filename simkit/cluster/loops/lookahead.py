@@ -47,8 +47,8 @@ def earliest_end(r: Replica, least_step_ns: int) -> int:
 @inlined
 def steps_left(r: Replica, request: int) -> int:
     """The fewest steps after which a request that has arrived can have all of its tokens, at least 1."""
-    left = r.requests[request].output - (r.progress[request].known - r.requests[request].prompt)
-    return max(1, steps_of(r.limits.speculative_tokens, left))
+    progress = r.progress[request]
+    return max(1, steps_of(r.limits.speculative_tokens, progress.ends_at - progress.known))
 
 
 @inlined

@@ -4,6 +4,7 @@ A replica runs as far ahead as nobody can notice and is looked at again when one
 """
 
 from simkit.cluster.loops.lookahead import earliest_end, steps_of
+from simkit.cluster.loops.until_end import answered_at
 from simkit.cluster.rack import Rack
 from simkit.compiled import compiled, inlined
 from simkit.engine.loop import turn
@@ -204,7 +205,7 @@ def count_ended(rack: Rack, r: Replica, i: int, now: int, ended: int) -> None:
     tokens = 0
     for k in range(r.batches[row].length):
         request = r.entries[row, k].request
-        if r.ledger[request].finish == end:
+        if answered_at(r, request, end):
             tokens += r.requests[request].prompt + r.requests[request].predicted
     counter = rack.counters[i]
     if end <= now:

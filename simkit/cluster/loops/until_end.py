@@ -6,6 +6,7 @@ from simkit.engine.loop import turn
 from simkit.engine.prefix import block_key, cached_block, hit_in_groups
 from simkit.engine.ring import ring_row
 from simkit.engine.state import (
+    FINISHED,
     FLUSH,
     I32,
     I64,
@@ -70,13 +71,20 @@ def list_committed(r: Replica, ended: I32, out: I64) -> int:
     count = 0
     for k in range(r.batches[row].length):
         request = r.entries[row, k].request
-        if r.ledger[request].finish == end:
+        if answered_at(r, request, end):
             ended[count] = request
             count += 1
     if count > 0:
         out[COUNT] = count
         out[END] = end
     return count
+
+
+@inlined
+def answered_at(r: Replica, request: int, end: int) -> bool:
+    """Whether a request's last token was out then. Its ledger says so too, but that is not in the core's cache."""
+    progress = r.progress[request]
+    return bool(progress.status == FINISHED and progress.last_token == end)
 
 
 @compiled
