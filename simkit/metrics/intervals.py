@@ -4,7 +4,8 @@ Latencies of neighbouring requests are correlated, so the usual formulas of inde
 several times too narrow. Replications are independent of each other, whatever happens inside them: Student's t over
 their means, and for a percentile sectioning: centred at the percentile of all samples together, which is less biased
 than the mean of the replications' own (Asmussen and Glynn, Stochastic Simulation, 2007, III.5a and IV.5).
-Bootstrap samples of one recording are no independent replications: `recorded_interval`.
+Bootstrap samples of one recording are no independent replications: `recorded_interval`. What replications do not
+average out, such as a doubt about all step times of a deployment: `next_interval`.
 """
 
 import math
@@ -86,6 +87,20 @@ def recorded_interval(value: float, resampled: Sequence[float], *, positive: boo
     half = student_t95(len(found) - 2) * float(scaled[1:].std(ddof=1))
     low, high = float(scaled[0]) - half, float(scaled[0]) + half
     return Interval(math.exp(low), value, math.exp(high)) if logs else Interval(low, value, high)
+
+
+def next_interval(replicated: Sequence[float]) -> Interval:
+    """Where one more replication would find the figure, around the mean of two or more (a prediction interval).
+
+    More replications tell its middle and its scatter better, but do not narrow it below that scatter: t s sqrt(1 + 1/n)
+    on either side (Hahn and Meeker, Statistical Intervals, 1991, 4.7).
+    """
+    found = np.array(replicated, dtype=np.float64)
+    if len(found) < 2 or not np.all(np.isfinite(found)):
+        return UNKNOWN
+    value = float(found.mean())
+    half = student_t95(len(found) - 1) * float(found.std(ddof=1)) * math.sqrt(1 + 1 / len(found))
+    return Interval(value - half, value, value + half)
 
 
 def share_interval(successes: int, trials: int) -> Interval:

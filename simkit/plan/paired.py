@@ -2,7 +2,8 @@
 
 Every replication draws one workload for all (common random numbers), so that what they have in common cancels: a
 difference is known far better than the figures themselves, and equal deployments differ by exactly 0. Step times are in
-doubt in the same way for deployments on the same device, and independently for others.
+doubt in the same way for deployments on the same device, and independently for others. A deployment has one true step
+time, whatever the traffic, so no number of replications narrows what that doubt does to a price.
 """
 
 import math
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simkit.engine.deployment import ReplicaSpec
-from simkit.metrics.intervals import UNKNOWN, Interval, around, recorded_interval, share_interval
+from simkit.metrics.intervals import UNKNOWN, Interval, around, next_interval, recorded_interval, share_interval
 from simkit.metrics.slo import Promise
 from simkit.plan.confidence import StepTimeError, factors
 from simkit.plan.fleet import replay_share
@@ -58,7 +59,7 @@ class Difference:
     against: str
     figures: Mapping[str, Interval]  # key -> other - first; all NaN where a queue grew in one of them
     usd_per_hour: float
-    usd_per_million_requests: Interval
+    usd_per_million_requests: Interval  # where it would be found, step times in doubt; not of a mean
     cheaper: Interval  # probability that it is cheaper a request than the first
     dearer: Interval
     same: bool  # every figure of every replication is the same to the last bit
@@ -145,9 +146,7 @@ def _difference(first: Contender, other: Contender, before: Sequence[Run], behin
         against=first.name,
         figures=figures,
         usd_per_hour=other.usd_per_hour - first.usd_per_hour,
-        usd_per_million_requests=recorded_interval(float(np.mean(prices)), prices, positive=False)
-        if recorded
-        else _long_run(prices, False),
+        usd_per_million_requests=next_interval(prices),
         cheaper=share_interval(sum(gap < 0 for gap in prices), len(prices)),
         dearer=share_interval(sum(gap > 0 for gap in prices), len(prices)),
         same=all(a.planned == b.planned and a.held_per_s == b.held_per_s for a, b in pairs),

@@ -11,6 +11,7 @@ from simkit.metrics.intervals import (
     Interval,
     around,
     mean_interval,
+    next_interval,
     quantile_interval,
     recorded_interval,
     share_interval,
@@ -132,6 +133,21 @@ def test_more_samples_of_a_recording_do_not_narrow_its_interval() -> None:
             narrow += around(float(np.mean(samples)), samples).holds(1.0)
         assert 0.92 <= held / 400 <= 0.98
         assert narrow / 400 < 0.5
+
+
+def test_a_prediction_interval_by_hand() -> None:
+    """1, 2, 3: standard deviation 1, t of two degrees 4.303, so 4.303 * sqrt(4 / 3) on either side of 2."""
+    assert next_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.9687, 2.0, 2 + 4.9687), rel=1e-3)
+    assert next_interval([2.0, 2.0]) == (2.0, 2.0, 2.0)
+    assert math.isnan(next_interval([2.0]).low)
+    assert math.isnan(next_interval([2.0, math.inf]).low)
+
+
+def test_a_prediction_interval_holds_the_next_replication_however_many_there_were() -> None:
+    rng = np.random.default_rng(5)
+    for count in (2, 20, 100):
+        held = sum(next_interval(one[:-1].tolist()).holds(one[-1]) for one in rng.normal(0.0, 1.0, (2000, count + 1)))
+        assert 0.935 <= held / 2000 <= 0.965
 
 
 @pytest.mark.slow

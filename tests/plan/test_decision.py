@@ -18,7 +18,7 @@ from simkit.plan.changes import infeasible
 from simkit.plan.confidence import StepTimeError, confidence, factors, kept_probability
 from simkit.plan.decision import Decision, decide
 from simkit.plan.fleet import replay_routed, replay_share
-from simkit.plan.knee import find_knee, highest_rate
+from simkit.plan.knee import Knee, find_knee, highest_rate
 from simkit.plan.paired import Comparison, Contender, compare
 from simkit.plan.replica_resources import in_use, with_more
 from simkit.plan.search import search
@@ -31,6 +31,7 @@ from simkit.plan.tree import decision_tree
 from simkit.plan.waterfalls import waterfalls
 from simkit.plan.words import no_way, verdict
 from simkit.workloads.presets import preset
+from simkit.workloads.transform import take
 from simkit.workloads.workload import Workload
 
 SLO = {"ttft_p99_s": 1.0, "tpot_p99_s": 0.05}
@@ -241,6 +242,34 @@ def test_a_difference_on_a_recording_is_around_the_recordings_own(chat: Workload
     more = compare([of_trace("bf16", BASE), of_trace("fp8", fp8)], promise(SLO), 18).differences[0]
     widths = [one.high - one.low for one in (gap.figures["tpot_mean_s"], more.figures["tpot_mean_s"])]
     assert widths[1] > 0.5 * widths[0]  # t of 16 degrees is 0.76 of that of 4; by root n it would be 0.44
+
+
+def test_more_replications_do_not_narrow_what_doubtful_step_times_do_to_a_price(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Knees in inverse proportion to the step times: at 3 and 4 USD/h, 1 / 3600 USD a request apart, times the factor.
+
+    That factor is one for all seeds, log-normal by 0.1: in 95 % of worlds it is between exp(-0.196) and exp(0.196).
+    """
+
+    def knee(
+        _spec: object, _traffic: object, _replicas: int, _promise: object, _guess: float | None, factor: float
+    ) -> Knee:
+        return Knee(1.0 / factor, "saturated", ())
+
+    monkeypatch.setattr("simkit.plan.paired.find_knee", knee)
+    few_requests = [
+        replace(contender(str(price), BASE, price), draw=lambda number: take(draw(number), 50)) for price in (3.0, 4.0)
+    ]
+    apart = 1e6 / 3600
+    for replications in (5, 20, 80):
+        (gap,) = compare(few_requests, promise(SLO), replications).differences
+        low, value, high = gap.usd_per_million_requests
+        assert value == pytest.approx(apart, rel=0.01)
+        for end in (low, high):
+            assert abs(end - value) >= apart * (1 - np.exp(-0.196))
+        if replications >= 20:
+            assert high - low <= 1.2 * apart * (np.exp(0.196) - np.exp(-0.196))
 
 
 def test_highest_rate_is_found_wherever_it_is() -> None:
