@@ -95,7 +95,7 @@ def _present(
     config: "ContextConfig", question: "ContextQuestion", found: "list[Cell]", folder: Path | None, json: bool
 ) -> None:
     from simkit.plan.context_words import context_tree, context_verdict
-    from simkit.report.context_page import context_page, context_table
+    from simkit.report.context_page import context_notes, context_page, context_table
     from simkit.report.directory import write_atomically
     from simkit.versions import versions
 
@@ -114,6 +114,8 @@ def _present(
         emit_json(tree)
     else:
         people.print(context_table(found))
+        for line in context_notes(found):
+            people.print(line, markup=False, highlight=False)
         for number, line in enumerate(lines):
             people.print(line, markup=False, style="bold" if number == 0 else "")
         if folder is not None:

@@ -16,6 +16,11 @@ def lines_of(found: Sequence[Cell]) -> list[Line]:
     return [line_of(found, *key) for key in keys]
 
 
+def reasons_of(found: Sequence[Cell]) -> list[str]:
+    """Why cells are empty: each different reason once, in the order of the cells."""
+    return list(dict.fromkeys(cell.reason for cell in found if cell.filled is None))
+
+
 def context_verdict(question: ContextQuestion, found: Sequence[Cell]) -> list[str]:
     """What the cells say, the first line the answer; what does not fit is named and stands in the table."""
     lines = list(_said(question, found))

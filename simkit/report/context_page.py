@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simkit.plan.context_cells import Cell, ContextQuestion, Filled
-from simkit.plan.context_words import lines_of
+from simkit.plan.context_words import lines_of, reasons_of
 from simkit.report.figures.plan import heat_map
 from simkit.report.html import page
 from simkit.report.markup import figures, plain, table, text
@@ -36,7 +36,7 @@ def context_page(
     top = f'<div class="banner {tone}" role="status"><p class="headline">{text(lines[0])}</p>{said}</div>'
     sections = [
         ("maps", "Length against rate", _maps(question, found)),
-        ("cells", "Every cell", table("Cells", HEAD, [_row(cell) for cell in found], "numbers wide", sortable=True)),
+        ("cells", "Every cell", _cells(found)),
         ("configuration", "Configuration", _configuration(tree)),
     ]
     title = f"Context plan: {question.deployment.model} on {question.deployment.device}"
@@ -64,7 +64,7 @@ def _maps(question: ContextQuestion, found: Sequence[Cell]) -> str:
             rows, columns = [f"{length:,}" for length in lengths], [f"{rate:.3g}" for rate in rates]
             axis = ("maximum context, tokens", "requests/s")
             svgs.append(heat_map(f"{title}: {way}, KV {kv}", rows, columns, grid, *axis, f"context-{name}-{number}"))
-        shown += figures(svgs, "A dash: nothing that was allowed holds; the table says why.")
+        shown += figures(svgs, "A dash: nothing that was allowed holds; the table of cells says why.")
     return shown
 
 
@@ -78,11 +78,24 @@ def _lines(found: Sequence[Cell]) -> str:
     return table("By way, KV precision and rate", head, rows, "numbers")
 
 
-def _row(cell: Cell) -> list[str]:
+def _cells(found: Sequence[Cell]) -> str:
+    reasons = reasons_of(found)
+    said = "".join(f"<p>{text(line)}</p>" for line in context_notes(found))
+    return table("Cells", HEAD, [_row(cell, reasons) for cell in found], "numbers wide", sortable=True) + said
+
+
+def context_notes(found: Sequence[Cell]) -> list[str]:
+    """What the numbers beside the dashes of empty cells mean: a line for each different reason."""
+    return [f"({number}) {reason}" for number, reason in enumerate(reasons_of(found), start=1)]
+
+
+def _row(cell: Cell, reasons: Sequence[str]) -> list[str]:
+    """`reasons`: all there are; an empty cell has the number of its own."""
     start = [f"{cell.max_context:,}", f"{cell.rate_per_s:.3g}", cell.kv, cell.way]
     f = cell.filled
     if f is None:
-        return [*start, MISSING, f"{cell.fits_at_once:.1f}", cell.reason[:80], *([""] * (len(HEAD) - 7))]
+        why = f"{MISSING} ({reasons.index(cell.reason) + 1})"
+        return [*start, why, f"{cell.fits_at_once:.1f}", *([""] * (len(HEAD) - 6))]
     return [
         *start,
         count(f.gpus),
@@ -106,9 +119,8 @@ def context_table(found: Sequence[Cell]) -> Table:
     wanted = [i for i, name in enumerate(HEAD) if name not in ("TTFT p50", "USD/M in", "USD/M out")]
     for i in wanted:
         shown.add_column(HEAD[i], justify="left" if HEAD[i] in ("KV", "way") else "right", no_wrap=True)
+    reasons = reasons_of(found)
     for cell in found:
-        row = _row(cell)
-        if cell.filled is None:
-            row[6] = "—"
+        row = _row(cell, reasons)
         shown.add_row(*(Text(row[i]) for i in wanted))
     return shown

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.engine.settings import EngineSettings
@@ -28,6 +30,8 @@ from simkit.plan.context import (
 from simkit.plan.context_cells import Cell, ContextQuestion, cells, line_of
 from simkit.plan.context_words import context_verdict
 from simkit.plan.sweep import replay
+from simkit.report.context_page import context_notes, context_page, context_table
+from simkit.report.markup import text
 from simkit.workloads.transform import rate_to
 from simkit.workloads.workload import Workload
 
@@ -224,6 +228,26 @@ def test_what_does_not_fit_says_so(chat: Workload) -> None:
     found = cells(dataclasses.replace(question, deployment=small))
     assert found[1].filled is None
     assert "KV cache holds" in found[1].reason
+
+
+def test_every_empty_cell_names_its_reason_and_each_reason_is_told_once(chat: Workload) -> None:
+    settings = ContextSettings(lengths=(8192, 131072, 262144), rates=(1.0, 2.0))
+    small = replace(asked(chat, settings), deployment=Deployment(model="llama-3.1-8b", device="l4"))
+    found = cells(small)
+    screen = Console(width=200, file=StringIO())
+    screen.print(context_table(found))
+    rows = screen.file.getvalue().splitlines()[1:]  # type: ignore[attr-defined]
+    assert ["— (1)" in row for row in rows] == [False, True, False] * 2
+    assert ["— (2)" in row for row in rows] == [False, False, True] * 2
+    too_small, too_long = context_notes(found)
+    assert too_small == f"(1) {found[1].reason}"
+    assert "KV cache holds" in too_small
+    assert too_long == f"(2) {found[2].reason}"
+    assert "takes at most 131072 tokens" in too_long
+    lines = context_verdict(small, found)
+    page = context_page(small, found, lines, {"config": {}})
+    assert all(page.count(text(note)) == 1 for note in (too_small, too_long))
+    assert context_notes([found[0]]) == []
 
 
 def test_the_longest_context_says_how_sure_its_promise_is(chat: Workload) -> None:
