@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simkit.engine.settings import EngineSettings, in_flight_tokens
+from simkit.engine.settings import Dialect, EngineSettings, in_flight_tokens
 from simkit.engine.state import Limits
 from simkit.errors import InputError
 from simkit.models import calibrated, roofline
@@ -16,7 +16,7 @@ from simkit.models.catalog import load_model
 from simkit.models.device import Device, load_device
 from simkit.models.engine_law import engine_law
 from simkit.models.front_end import NO_FRONT_END, FrontEndLaw
-from simkit.models.kv_groups import PLAIN, kv_groups
+from simkit.models.kv_groups import PLAIN, KvGroups, kv_groups
 from simkit.models.layout import Layout
 from simkit.models.memory import MemoryPlan, plan_memory
 from simkit.models.precision import Precision, parse_kv_precision, parse_precision
@@ -102,7 +102,7 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
     graphs_counted = int(settings.engine.rsplit(".", 1)[1]) >= 21
     longest = settings.max_model_len or arch.max_context_tokens
     captures = default_capture_sizes(seqs, batched)
-    groups = PLAIN if settings.keeps_whole_contexts() else kv_groups(arch, dialect.padding_ratio)
+    groups = _groups(arch, settings, dialect)
     memory = plan_memory(
         arch,
         device,
@@ -149,6 +149,21 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
         tables = step_tables(roofline.roofline_law(arch, device, weights), arch, layout, sizes, weights, kv)
         provenance, note, front_end = roofline.PROVENANCE, ROOFLINE_NOTE, NO_FRONT_END
     return ReplicaSpec(deployment, arch, device, memory, num_blocks, limits, tables, provenance, note, front_end)
+
+
+def _groups(arch: Architecture, settings: EngineSettings, dialect: Dialect) -> KvGroups:
+    """The groups of layers that share the KV blocks; InputError where some are asked for that are not modelled."""
+    if settings.keeps_whole_contexts():
+        return PLAIN
+    groups = kv_groups(arch, dialect.padding_ratio)
+    seen = any(layer.attention.window_tokens is not None for layer in arch.layers)
+    if settings.disable_hybrid_kv_cache_manager is False and seen and groups == PLAIN:
+        raise InputError(
+            "deployment.engine.disable_hybrid_kv_cache_manager=false: the groups that vLLM deals the layers of "
+            f"{arch.name} to are not modelled (windows of several sizes, layers of different KV size, or latent "
+            "attention with windows); leave it out to have whole contexts charged"
+        )
+    return groups
 
 
 def context_tokens(num_blocks: int, limits: Limits) -> int:

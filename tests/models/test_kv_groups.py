@@ -177,6 +177,25 @@ def test_windows_cannot_be_kept_under_a_discipline_that_keeps_whole_contexts() -
             spec(discipline=discipline, disable_hybrid_kv_cache_manager=False)
 
 
+def test_groups_that_are_not_modelled_cannot_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = of_kinds([True, False])
+    attention = two.layers[0].attention
+    assert isinstance(attention, GroupedAttention)
+    wider = replace(two.layers[0], attention=replace(attention, window_tokens=1024))
+    uneven = replace(two, layers=(two.layers[0], wider, two.layers[1]) * 4)
+
+    def of(arch: Architecture, **engine: object) -> ReplicaSpec:
+        monkeypatch.setattr("simkit.engine.deployment.load_model", lambda _: arch)
+        return resolve(Deployment(model="any", device="h100", engine=EngineSettings.model_validate(engine)))
+
+    with pytest.raises(InputError, match=r"manager=false: the groups that vLLM .* not modelled .* leave it out"):
+        of(uneven, disable_hybrid_kv_cache_manager=False)
+    assert of(uneven).limits.window_groups == of(uneven, disable_hybrid_kv_cache_manager=True).limits.window_groups == 0
+    # where there is nothing to deal, or it is modelled, the engine's default can be said aloud
+    assert of(of_kinds([False] * 4), disable_hybrid_kv_cache_manager=False).limits.window_groups == 0
+    assert of(of_kinds([True, False] * 4), disable_hybrid_kv_cache_manager=False).limits.window_groups == 1
+
+
 def test_an_interval_of_prefixes_is_for_sliding_windows_only() -> None:
     assert spec().limits.retention_blocks == 0
     assert spec(engine="vllm-0.28").limits.retention_blocks == 1
