@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
 from simkit.cluster.result import FleetResult, rows_of_each
 from simkit.engine.record import BUCKETS
-from simkit.engine.state import F64, I64
+from simkit.engine.state import F64, I64, NEVER
 from simkit.errors import InputError
 from simkit.metrics.result import Events, Histogram, RequestColumns, RunResult, Series, Status
 
@@ -15,6 +17,7 @@ from simkit.metrics.result import Events, Histogram, RequestColumns, RunResult, 
 def merged_run(fleet: FleetResult) -> RunResult:
     """All replicas as one: counts add up, shares of time and of memory are means over the replicas' time.
 
+    KV blocks are the most that were there at once: a crashed replica's are gone before those of its next life come.
     `requests` is what clients saw, in order of arrival, which in closed loops is another than the workload's; what was
     never asked, because no answer came before it, is left out. Events are those of each request's last attempt.
     Raises InputError for a fleet that never had a replica.
@@ -44,10 +47,38 @@ def merged_run(fleet: FleetResult) -> RunResult:
         end_ns=fleet.end_ns,
         computed_tokens=sum(part.computed_tokens for part in parts),
         recomputed_tokens=sum(part.recomputed_tokens for part in parts),
-        blocks=sum(part.blocks for part in parts),
-        blocks_free_at_end=sum(part.blocks_free_at_end for part in parts),
+        blocks=_most_blocks_at_once(fleet),
+        blocks_free_at_end=sum(part.blocks_free_at_end for part, there in _with_stay(fleet) if there.ended_ns == NEVER),
         complete=fleet.complete,
     )
+
+
+class Stay(NamedTuple):
+    """When a replica could serve; times in ns."""
+
+    ready_ns: int
+    ended_ns: int  # NEVER: it was there at the end
+
+
+def _with_stay(fleet: FleetResult) -> list[tuple[RunResult, Stay]]:
+    """The replicas that could ever serve."""
+    return [
+        (part, Stay(life.ready_ns, NEVER if life.ended_ns is None else life.ended_ns))
+        for life, part in zip(fleet.lives, fleet.replicas, strict=True)
+        if life.ready_ns is not None and life.ready_ns <= fleet.end_ns
+    ]
+
+
+def _most_blocks_at_once(fleet: FleetResult) -> int:
+    """KV blocks of all replicas that could serve at one moment, of the moment that had most."""
+    changes = [
+        (at_ns, blocks)
+        for part, stay in _with_stay(fleet)
+        if stay.ended_ns > stay.ready_ns
+        for at_ns, blocks in ((stay.ready_ns, part.blocks), (stay.ended_ns, -part.blocks))
+    ]
+    # at one moment who goes is gone before who comes is there
+    return max(accumulate(blocks for _, blocks in sorted(changes)), default=0)
 
 
 def request_places(fleet: FleetResult) -> dict[str, I64]:
@@ -99,33 +130,40 @@ def _added(parts: Sequence[Histogram]) -> Histogram:
 
 
 def _series(fleet: FleetResult) -> Series:
-    """Over the coarsest of the replicas' buckets; shares are means over the replicas that were ready."""
+    """Over the coarsest of the replicas' buckets; shares are means over the replicas that were ready.
+
+    Of memory a larger one has a larger part in the mean: it is a share of all blocks that are there.
+    """
     bucket_ns = max(part.series.bucket_ns for part in fleet.replicas)
     while fleet.end_ns // bucket_ns >= BUCKETS:  # it went on after the last of its replicas had done anything
         bucket_ns *= 2
     length = max(fleet.end_ns // bucket_ns + 1, 1)
-    present = np.zeros(length, dtype=np.float64)
+    present, memory = np.zeros(length, dtype=np.float64), np.zeros(length, dtype=np.float64)
+    largest = max(1, *(part.blocks for part in fleet.replicas))
     total = {name: np.zeros(length, dtype=np.float64) for name in ("running", "waiting", "kv_used", "busy")}
     tokens = np.zeros(length, dtype=np.float64)
     preemptions = np.zeros(length, dtype=np.int64)
     edges = np.arange(length + 1, dtype=np.int64) * bucket_ns
     for life, part in zip(fleet.lives, fleet.replicas, strict=True):
         series, fold = part.series, bucket_ns // part.series.bucket_ns
+        weight = part.blocks / largest
         for name in total:
-            total[name] += _folded(getattr(series, name), fold, length) / fold
+            scale = weight if name == "kv_used" else 1.0
+            total[name] += scale * _folded(getattr(series, name), fold, length) / fold
         tokens += _folded(series.tokens_per_s, fold, length) / fold
         preemptions += _folded(series.preemptions.astype(np.float64), fold, length).astype(np.int64)
         if life.ready_ns is not None:
             end_ns = fleet.end_ns if life.ended_ns is None else life.ended_ns
             inside = np.minimum(edges[1:], end_ns) - np.maximum(edges[:-1], life.ready_ns)
             present += np.maximum(inside, 0) / bucket_ns
+            memory += weight * np.maximum(inside, 0) / bucket_ns
     share = 1.0 / np.maximum(present, 1e-9)
     there = present > 0
     return Series(
         bucket_ns=bucket_ns,
         running=total["running"],
         waiting=total["waiting"],
-        kv_used=np.where(there, np.minimum(total["kv_used"] * share, 1.0), 0.0),
+        kv_used=np.where(there, np.minimum(total["kv_used"] / np.maximum(memory, 1e-9), 1.0), 0.0),
         tokens_per_s=tokens,
         preemptions=preemptions,
         busy=np.where(there, np.minimum(total["busy"] * share, 1.0), 0.0),

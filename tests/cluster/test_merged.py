@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from one_step_jobs import jobs
 from same import assert_same_columns
 
 from simkit.cluster.fleet import serve_fleet
@@ -17,7 +19,7 @@ from simkit.cluster.settings import Cluster
 from simkit.cluster.summary import fleet_summary
 from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.simulate import simulate
-from simkit.metrics.result import Status
+from simkit.metrics.result import RunResult, Status
 from simkit.metrics.summary import summarize
 from simkit.workloads.workload import Workload
 
@@ -57,6 +59,72 @@ def test_what_adds_up_does(spec: ReplicaSpec, chats: Chats) -> None:
     # every event is of a request that was there at that time
     arrival = fleet.requests.arrival_ns[merged.events.request]
     assert (merged.events.time_ns >= arrival).all()
+
+
+CRASH = {"faults": {"schedule": [{"at_s": 0.005, "kind": "crash", "replica": 0, "for_s": 0.020}]}}
+UPDATE = {"faults": {"schedule": [{"at_s": 0.050, "kind": "update", "for_s": 0.020}]}}
+SCALING = {
+    "startup": {"engine_s": 0.020, "load_gb_per_s": 1e4},
+    "autoscaling": [
+        {"most": 4, "interval_s": 0.01, "down_stabilization_s": 0.05, "rule": {"kind": "queue", "target": 3}}
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "arrivals", "lives", "most", "left"),
+    [
+        ({"replicas": 2, **CRASH}, range(0, 100, 4), 3, 2, 2),  # one of two crashes at 5 ms and is back at 25 ms
+        ({"replicas": 4, **UPDATE}, range(0, 400, 4), 8, 4, 4),  # never more than three while one is updated
+        (SCALING, [*range(0, 300, 2), 1500], 4, 4, 1),  # up to four, and but one long before the end
+    ],
+)
+def test_kv_blocks_are_those_there_at_once(
+    single_server: ReplicaSpec, cluster: dict[str, object], arrivals: list[int], lives: int, most: int, left: int
+) -> None:
+    workload = jobs(list(arrivals), [10] * len(arrivals))
+    fleet = serve_cluster(workload, Cluster.model_validate(cluster), lambda _: single_server, 0)
+    merged = merged_run(fleet)
+    assert len(fleet.lives) == lives
+    assert merged.blocks == most * (single_server.num_blocks - 1)  # one is no cache: vLLM's null block
+    assert merged.blocks_free_at_end == left * (single_server.num_blocks - 1)
+    # brute force: whoever is there in the middle between two events
+    ends = {fleet.end_ns, *(at for life in fleet.lives for at in (life.ready_ns, life.ended_ns) if at is not None)}
+    times = sorted(ends)
+    there = [
+        sum(
+            part.blocks
+            for life, part in zip(fleet.lives, fleet.replicas, strict=True)
+            if life.ready_ns is not None and life.ready_ns <= at and (life.ended_ns is None or at < life.ended_ns)
+        )
+        for at in ((a + b) / 2 for a, b in pairwise(times))
+    ]
+    assert max(there) == merged.blocks
+
+
+def test_use_of_kv_is_a_share_of_all_blocks_that_are_there(spec: ReplicaSpec, chats: Chats) -> None:
+    """Half of 100 blocks and a tenth of 300: 80 of 400. With 100 more, all held, for half of the time: 130 of 450."""
+    fleet = serve_fleet(chats(50, 20.0, 2), [spec] * 2, "round_robin")
+    bucket_ns = fleet.end_ns + 1
+
+    def held(part: RunResult, blocks: int, share: float) -> RunResult:
+        flat = {name: np.zeros(1) for name in ("running", "waiting", "tokens_per_s", "busy")}
+        series = replace(
+            part.series, **flat, bucket_ns=bucket_ns, kv_used=np.array([share]), preemptions=np.zeros(1, int)
+        )
+        return replace(part, blocks=blocks, series=series)
+
+    # shares are means over the bucket, which ends a nanosecond after the run
+    small, large = held(fleet.replicas[0], 100, 0.5), held(fleet.replicas[1], 300, 0.1)
+    merged = merged_run(replace(fleet, replicas=(small, large)))
+    assert merged.blocks == 400
+    assert merged.series.kv_used.tolist() == pytest.approx([80 / 400], rel=1e-6)
+    # a third of 100 blocks, wholly held, for the second half of the time
+    late = replace(fleet.lives[0], number=2, ready_ns=fleet.end_ns // 2)
+    third = held(fleet.replicas[0], 100, 0.5)
+    grown = replace(fleet, replicas=(small, large, third), lives=(*fleet.lives, late))
+    assert merged_run(grown).blocks == 500
+    assert merged_run(grown).series.kv_used.tolist() == pytest.approx([130 / 450], rel=1e-6)
 
 
 def test_a_fleet_that_outlasts_its_replicas_has_a_series_no_longer(spec: ReplicaSpec) -> None:
