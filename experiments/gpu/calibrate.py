@@ -3,7 +3,9 @@
     python experiments/gpu/calibrate.py --out results          # or OUT=results in the environment
 
 Writes OUT/profile (what `simkit run --profile` takes), OUT/report.json and OUT/report.md: device, versions, clocks,
-every aim met or missed. Without a CUDA device it says so and ends before the first device call.
+every aim met or missed. Without a CUDA device it says so and ends before the first device call. A process of its own
+does it: where a point takes more than a minute it is ended, and another goes on, in another order, with what was kept;
+hung twice, the profile is what there is by then (`watched.py`).
 """
 
 import argparse
@@ -11,14 +13,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
+from stages import Row, Stages
+from watched import watch
 
 from simkit.calibrate.emitted_points import Step
 from simkit.calibrate.emitted_step_time import ComposedError, StepComposer, composed_error
@@ -28,7 +33,7 @@ from simkit.calibrate.measure_run import measured_profile, plan_of
 from simkit.calibrate.measure_summary import TableSummary, table_summaries
 from simkit.calibrate.operator_errors import Predicted, held_out_predictions
 from simkit.calibrate.operator_model import fit_operators
-from simkit.calibrate.operator_profile import OperatorProfile
+from simkit.calibrate.operator_profile import OperatorProfile, read_operator_profile
 from simkit.calibrate.points_scope import Scope, attention_shapes, step_bytes
 from simkit.cli.calibrate_measure import parse_seconds, replayed_steps, scope_of
 from simkit.errors import InputError
@@ -39,6 +44,9 @@ COMPOSED_MODEL, COMPOSED_LAYERS, COMPOSED_STEPS = "llama-3.1-8b", 4, 100
 COMPOSED_S = 60.0  # at most
 PAGE_TOKENS = 16
 SAMPLES = 5  # of each composed step
+POINT_S = 60.0  # of one point, or of one composed step, at most
+START_S = 180.0  # from a start to the first point: imports, the scheduler's compilation, replayed steps
+TURNS = 2  # of the measurement: what hangs is met again, at random, so a third would not get far
 UNIFORM = 1.25  # longest over mean context of a batch that counts as uniform
 
 
@@ -117,7 +125,7 @@ def chosen_steps(steps: Sequence[Step], count: int, seed: int) -> list[Step]:
     return [steps[i] for i in rng.permutation(len(steps))[:count]]
 
 
-def composed_steps(profile: OperatorProfile, scope: Scope, steps: Sequence[Step]) -> tuple[list[float], list[float]]:
+def composed_steps(profile: OperatorProfile, scope: Scope, steps: Sequence[Step]) -> Iterator[Row]:
     """Predicted and measured ns of whole steps of a real decoder of a few layers, each at its own size.
 
     Where one fails (memory, a kernel), those before it are what there is.
@@ -135,9 +143,8 @@ def composed_steps(profile: OperatorProfile, scope: Scope, steps: Sequence[Step]
     caches = new_cache(decoder, pages, PAGE_TOKENS)
     composer = StepComposer(fit_operators(profile), decoder.architecture, scope.dtype)
     rng = np.random.default_rng(0)
-    predicted, measured = [], []
     until = time.monotonic() + COMPOSED_S
-    for step in steps:
+    for number, step in enumerate(steps):
         if time.monotonic() > until:
             break
         drawn = iter(rng.permutation(pages).tolist())
@@ -155,15 +162,15 @@ def composed_steps(profile: OperatorProfile, scope: Scope, steps: Sequence[Step]
             timer = GraphTimer([lambda batch=batch: run_step(decoder, caches, batch).argmax(dim=-1)])  # type: ignore[misc]
             took_ns = 1e3 * float(np.median([timer.sample_us() for _ in range(SAMPLES)]))
         except (RuntimeError, ValueError, KernelError) as error:
-            print(f"composed step {len(measured) + 1}: {' '.join(str(error).split())[:200]}", flush=True)
+            print(f"composed step {number + 1}: {' '.join(str(error).split())[:200]}", flush=True)
             break
-        predicted.append(composer.ns(step))
-        measured.append(took_ns)
-    return predicted, measured
+        yield [composer.ns(step), took_ns]
 
 
-def report(profile: OperatorProfile, tables: list[TableSummary], aims: list[Aim], wall_s: float) -> str:
-    """What was found, in markdown."""
+def report(
+    profile: OperatorProfile, tables: list[TableSummary], aims: list[Aim], wall_s: float, cuts: Sequence[str] = ()
+) -> str:
+    """What was found, in markdown; `cuts` say why measurements were cut short."""
     header = profile.header
     seen = header.seen
     lines = [
@@ -176,6 +183,7 @@ def report(profile: OperatorProfile, tables: list[TableSummary], aims: list[Aim]
         f"{seen.power_w} of {seen.power_limit_w} W, {seen.temperature_c} C, throttled: {seen.throttled or 'no'}",
         "",
         *(f"- {note}" for note in header.notes),
+        *(f"- a measurement was cut short: {cut}" for cut in cuts),
         "",
         "| aim | at most | found | |",
         "|---|---|---|---|",
@@ -200,9 +208,15 @@ def require_cuda() -> None:
         raise InputError("no CUDA device; experiments/calibrate/cpu.py runs the same path on a CPU")
 
 
-def run(out: Path, models: list[str], budget_s: float, seed: int) -> list[Aim]:
-    """Measure, judge and write; InputError, all else being written, where composed steps fail."""
-    started = time.monotonic()
+def run(out: Path, models: list[str], budget_s: float, seed: int, started: float, stages: Stages) -> list[Aim]:
+    """Measure, judge and write; InputError, all else being written, where composed steps fail.
+
+    It `started` by time.monotonic, in an earlier process if one was cut short.
+    """
+    turns = [found for turn in range(TURNS) if (found := stages.known(turn_name(turn))) is not None]
+    cuts = [found.cut for found in turns if found.cut]
+    measured = len(turns) > len(cuts) or len(cuts) == TURNS  # by an earlier process, as far as it goes
+    interrupted = False
     scope = scope_of(models, "cuda", [1], "bf16", "bf16", (None, None, None))
     device = open_device("cuda", None, "bf16", 1, step_bytes(scope), attention_shapes(scope))
     try:
@@ -211,38 +225,78 @@ def run(out: Path, models: list[str], budget_s: float, seed: int) -> list[Aim]:
         print(f"{len(plan):,} points planned; {time.monotonic() - started:.0f} s to start", flush=True)
         note = f"held-out points from {len(steps):,} steps of {replayed}, seed {seed}"
         profile_at = out / "profile"
-        outcome = measured_profile(
-            device, plan, budget_s, profile_at, seed=seed, resume=profile_at.exists(), notes=(note,), on_progress=say
-        )
+        if measured:
+            profile = read_operator_profile(profile_at)
+        else:
+            turn = turn_name(len(cuts))
+            stages.under_way(turn, POINT_S)
+            outcome = measured_profile(
+                device,
+                plan,
+                max(0.0, budget_s - (time.monotonic() - started if cuts else 0.0)),
+                profile_at,
+                seed=seed + len(cuts),  # of the order: what hung comes later, or never
+                resume=profile_at.exists(),
+                notes=(note,),
+                on_progress=said_to(stages, turn),
+            )
+            stages.over(turn)
+            profile, interrupted = outcome.profile, outcome.measurement.interrupted
     finally:
         device.close()
-    if not outcome.profile.tables:
+    if not profile.tables:
         raise InputError(f"--budget {budget_s:.0f}s: nothing was measured; give more, or see why above")
     # what is measured already is not lost with the device
-    write_report(out, outcome.profile, ([], []), time.monotonic() - started)
-    if outcome.measurement.interrupted:
+    write_report(out, profile, ([], []), time.monotonic() - started, cuts)
+    if interrupted:
         raise KeyboardInterrupt
-    pairs: tuple[list[float], list[float]] = ([], [])
     failure = ""
+    rows: list[Row] = []
     try:
-        pairs = composed_steps(outcome.profile, scope, chosen_steps(steps, COMPOSED_STEPS, seed))
+        chosen = chosen_steps(steps, COMPOSED_STEPS, seed)
+        rows, failure = stages.run("composed steps", POINT_S, partial(composed_steps, profile, scope, chosen))
     except Exception as error:  # a decoder that does not fit, or whatever torch may raise: the profile is written
         failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    aims = write_report(out, outcome.profile, pairs, time.monotonic() - started)
+    aims = write_report(
+        out, profile, ([row[0] for row in rows], [row[1] for row in rows]), time.monotonic() - started, cuts
+    )
     print((out / "report.md").read_text(encoding="utf-8"))
     if failure:
-        raise InputError(f"composed steps: {failure}; {out} has the profile and the report without them")
+        raise InputError(f"composed steps: {failure}; {out} has the profile and the report without the rest")
     return aims
 
 
+def turn_name(turn: int) -> str:
+    """Of a stage."""
+    return f"measurement {turn + 1}"
+
+
+def said_to(stages: Stages, turn: str) -> Callable[[Progress], None]:
+    """Say how far the measurement is, to who watches it once a second at most."""
+    last_s = 0.0
+
+    def told(now: Progress) -> None:
+        nonlocal last_s
+        say(now)
+        if time.monotonic() - last_s > 1.0:
+            last_s = time.monotonic()
+            stages.under_way(turn, POINT_S)
+
+    return told
+
+
 def write_report(
-    out: Path, profile: OperatorProfile, composed: tuple[list[float], list[float]], wall_s: float
+    out: Path,
+    profile: OperatorProfile,
+    composed: tuple[list[float], list[float]],
+    wall_s: float,
+    cuts: Sequence[str] = (),
 ) -> list[Aim]:
     """Judge the profile, and the composed steps if there are any; writes report.md and report.json."""
     error = composed_error(*composed) if composed[0] else None
     aims = [*operator_aims(profile), *composed_aims(error)]
     tables = table_summaries(profile)
-    (out / "report.md").write_text(report(profile, tables, aims, wall_s), encoding="utf-8")
+    (out / "report.md").write_text(report(profile, tables, aims, wall_s, cuts), encoding="utf-8")
     tree = {
         "aims": [aim._asdict() | {"verdict": aim.verdict} for aim in aims],
         "composed": None if error is None else error._asdict(),
@@ -266,15 +320,21 @@ def main() -> int:
     parser.add_argument("--budget", default="380s", help="of the measurement; all else takes about two minutes")
     parser.add_argument("--model", action="append", help=f"repeat for more; default {' and '.join(MODELS)}")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--watched-since", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    log = given.out / "stages.jsonl"
     try:
         require_cuda()
     except InputError as error:
         print(f"calibrate: {error}", file=sys.stderr)
         return 1
     try:
+        if given.watched_since is None:
+            since = ["--watched-since", str(time.monotonic())]
+            return watch([sys.executable, __file__, *sys.argv[1:], *since], log, between_s=START_S)
         given.out.mkdir(parents=True, exist_ok=True)
-        run(given.out, given.model or MODELS, parse_seconds(given.budget), given.seed)
+        budget_s = parse_seconds(given.budget)
+        run(given.out, given.model or MODELS, budget_s, given.seed, given.watched_since, Stages(log))
     except InputError as error:
         print(f"calibrate: {error}", file=sys.stderr)
         return 2

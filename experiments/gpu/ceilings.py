@@ -10,6 +10,7 @@ import torch
 import triton.language as tl
 from kernel_report import Ceilings
 from point_timing import say, told
+from stages import Row, Stages
 
 from simkit.kernels.cold_timing import Call, GraphTimer
 from simkit.kernels.jit import jit
@@ -17,6 +18,7 @@ from simkit.kernels.jit import jit
 STREAM_BYTES = 4 << 30
 BLOCK = 16384
 SAMPLES = 9
+WAY_S = 60.0  # of one way at most
 
 
 @jit
@@ -32,21 +34,28 @@ def best_us(call: Call) -> float:
     return sorted(timer.sample_us() for _ in range(SAMPLES))[SAMPLES // 2]
 
 
-def measure() -> Ceilings:
-    """All of them, in some ten seconds."""
-    ways: dict[str, float] = {}
-    for kind in (stream_rates, product_rates):
-        try:
-            for way, rate in kind():
-                ways |= reached(way, rate)
-        except Exception as error:  # no memory for what it works on: the kernels' own times are wanted all the same
-            say(f"{kind.__name__}: {told(error)}")
-        torch.cuda.empty_cache()
+def measure(stages: Stages | None = None) -> Ceilings:
+    """All of them, in some ten seconds; each way may take WAY_S where `stages` are watched."""
+    found = (stages or Stages()).run("ceilings", WAY_S, all_rates)
+    if found.cut:
+        say(f"ceilings: {found.cut}")
+    ways = {str(way): float(rate) for way, rate in found.rows}
     best = {
         kind: max((rate for way, rate in ways.items() if way.startswith(kind)), default=math.nan)
         for kind in ("read", "copy", "gemm")
     }
     return Ceilings(best["read"], best["copy"], best["gemm"], ways)
+
+
+def all_rates() -> Iterator[Row]:
+    """Each way with its rate, those that fail left out."""
+    for kind in (stream_rates, product_rates):
+        try:
+            for way, rate in kind():
+                yield from ([name, value] for name, value in reached(way, rate).items())
+        except Exception as error:  # no memory for what it works on: the kernels' own times are wanted all the same
+            say(f"{kind.__name__}: {told(error)}")
+        torch.cuda.empty_cache()
 
 
 def reached(way: str, rate: Callable[[], float]) -> dict[str, float]:

@@ -3,11 +3,13 @@
 import math
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from kernel_report import Check
+from stages import Row, Stages
 
 from simkit.kernels.attention_features import PLAIN, AttentionFeatures
 from simkit.kernels.block_copy import copy_blocks, copy_blocks_reference
@@ -51,6 +53,7 @@ DEVICE = torch.device("cuda")
 # Four roundings of the type, as in tests/kernels; f32 on the chip uses its approximate exponential and root, 2^-22.
 ACCEPTED = {torch.float32: 2e-5, torch.float16: 4 * 2**-11, torch.bfloat16: 4 * 2**-8}
 HALVES = (torch.float16, torch.bfloat16)
+CHECK_S = 60.0  # one of them at most: kernels compile in some seconds, longer is no answer
 SHORT = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
 Errors = Iterator[tuple[str, str, float, float]]  # kernel, label, error, accepted
@@ -310,20 +313,31 @@ def decoder(sizes: Sizes) -> Errors:
 GROUPS: tuple[Callable[[Sizes], Errors], ...] = (attention, latent, rows, experts, tokens, blocks, decoder)
 
 
-def all_checks(sizes: Sizes = FULL, on_group: Callable[[list[Check]], object] | None = None) -> list[Check]:
-    """Every check; a group that breaks off is a failed check of its own, with the reason.
-
-    `on_group` is given what there is after each group.
-    """
+def checked(group: Callable[[Sizes], Errors], sizes: Sizes) -> Iterator[Row]:
+    """The rows of a group's checks, the last of them the reason where it breaks off."""
     torch.manual_seed(0)
+    try:
+        yield from map(list, group(sizes))
+    except Exception as error:  # whatever a kernel does on a new device: the report must still be written
+        traceback.print_exc()
+        yield [group.__name__, "broke off", math.inf, 0.0, f"{type(error).__name__}: {error}"[:300]]
+
+
+def all_checks(
+    sizes: Sizes = FULL, on_group: Callable[[list[Check]], object] | None = None, stages: Stages | None = None
+) -> list[Check]:
+    """Every check; a group that breaks off, or hangs, is a failed check of its own, with the reason.
+
+    `on_group` is given what there is after each group. Each check may take CHECK_S where `stages` are watched.
+    """
+    stages = stages or Stages()
     found: list[Check] = []
     for group in GROUPS:
-        try:
-            for row in group(sizes):
-                found.append(Check(*row))
-        except Exception as error:  # whatever a kernel does on a new device: the report must still be written
-            traceback.print_exc()
-            found.append(Check(group.__name__, "broke off", math.inf, 0.0, f"{type(error).__name__}: {error}"[:300]))
+        name = group.__name__
+        rows, cut = stages.run(f"checks: {name}", CHECK_S, partial(checked, group, sizes))
+        found += [Check(*row) for row in rows]
+        if cut:
+            found.append(Check(name, "cut short, with what follows in its group", math.inf, 0.0, cut))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if on_group is not None:

@@ -6,7 +6,9 @@
 Checks every kernel against float64, measures what the machine reads, copies and multiplies at best, times every point
 of `kernel_points.py` cold, beside torch's ways of doing the same, and writes DIR/kernels.json and DIR/kernels.md, anew
 after each group of checks and each point, so that a run that is cut short leaves what it has. Points that the budget
-leaves no time for are named. Exit code 1 when a check failed; a missed aim is a line, not a failure.
+leaves no time for are named. Exit code 1 when a check failed; a missed aim is a line, not a failure. A process of its
+own does it: where a check takes more than a minute, or a way of timing more than 100 s, it is ended, and another goes
+on behind that (`watched.py`).
 """
 
 import argparse
@@ -23,6 +25,8 @@ from kernel_points import POINTS, work  # noqa: E402
 from kernel_report import Ceilings, Check, Result, as_json, as_markdown, verdict  # noqa: E402
 from machine import describe, require_device, telemetry  # noqa: E402
 from point_timing import say, time_points  # noqa: E402
+from stages import Stages  # noqa: E402
+from watched import watch  # noqa: E402
 
 BUDGET_S = 400.0  # of 480: what is begun is finished, and FlexAttention compiles for half a minute
 
@@ -39,25 +43,25 @@ def plan() -> str:
     return "\n".join(lines)
 
 
-def measure(folder: Path, budget_s: float) -> list[Check]:
-    """The whole run; its checks."""
+def measure(folder: Path, budget_s: float, started: float, stages: Stages) -> list[Check]:
+    """The whole run, which `started` by time.monotonic, its stages before now included; its checks."""
     require_device()
-    started = time.monotonic()
     from ceilings import measure as measure_ceilings
     from kernel_checks import all_checks
 
     machine = describe()
     say(f"on {machine['device']}")
     folder.mkdir(parents=True, exist_ok=True)
-    ceilings = measure_ceilings()
+    ceilings = measure_ceilings(stages)
     every = [point.label for point in POINTS]
-    checks = all_checks(on_group=lambda found: keep(folder, machine, ceilings, found, [], every))
+    checks = all_checks(on_group=lambda found: keep(folder, machine, ceilings, found, [], every), stages=stages)
     say(f"checks: {sum(check.passed for check in checks)} of {len(checks)} passed, {time.monotonic() - started:.0f} s")
     results, left_out = time_points(
         POINTS,
         started + budget_s,
         time.monotonic,
         lambda timed, later: keep(folder, machine, ceilings, checks, timed, later),
+        stages,
     )
     machine |= {"seconds": round(time.monotonic() - started), **{f"{k} at the end": v for k, v in telemetry().items()}}
     print(keep(folder, machine, ceilings, checks, results, left_out))
@@ -88,13 +92,20 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="folder for results; else OUT")
     parser.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS", help="begin no point after these")
     parser.add_argument("--plan", action="store_true", help="print what would be timed and stop")
+    parser.add_argument("--watched-since", type=float, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.plan:
         print(plan())
         return 0
     if chosen.out is None:
         parser.error("--out: a folder for the results is expected, or OUT in the environment")
-    return int(any(not check.passed for check in measure(Path(chosen.out), chosen.budget)))
+    folder = Path(chosen.out)
+    log = folder / "stages.jsonl"
+    if chosen.watched_since is None:
+        require_device()
+        given = ["--out", str(folder), "--budget", str(chosen.budget), "--watched-since", str(time.monotonic())]
+        return watch([sys.executable, __file__, *given], log)
+    return int(any(not check.passed for check in measure(folder, chosen.budget, chosen.watched_since, Stages(log))))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ First a decoder of two layers in float32 says whether answers are the same in a 
 with asynchronous scheduling. Then bursts of requests of their own calibrate a step-time model; the knee is searched for
 on the virtual clock with it; then requests arrive for real at 0.5, 0.8 and 0.95 of the knee, and each run is printed
 beside its prediction. Comes back: testbed.md, testbed.json, a page a load, logs.tar (simkit-measured-run-1), written
-anew after each part, so that a run that is cut short leaves what it has. Exit code 1 where answers differ.
+anew after each part, so that a run that is cut short leaves what it has. Exit code 1 where answers differ. A process of
+its own does it: where a part takes far longer than it should, it is ended, and the report says in what (`watched.py`).
 """
 
 import argparse
@@ -26,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 from machine import describe, require_device
+from stages import Stages, last_line
+from watched import watch
 
 from simkit.calibrate.step_fit import fit_steps, profile_rows
 from simkit.engine.settings import EngineSettings
@@ -54,6 +57,8 @@ BURSTS = (1, 4, 12, 32, 64, 128, 192, 256)
 BUDGET_S = 500.0
 AFTER_S = 20.0  # of each load: until the last request is over, replay, page
 LEAST_S = 20.0  # of arrivals, or a load says nothing
+# what each part takes at most, some three times what it should; a load beside its arrivals
+LIMITS_S = {"answers": 120.0, "decoder": 180.0, "ready": 300.0, "offline": 90.0, "load": 90.0}
 AIMS = {("e2e", "p50"): 0.05, ("itl", "p50"): 0.05, ("ttft", "p50"): 0.08,
         ("e2e", "p99"): 0.15, ("itl", "p99"): 0.15, ("ttft", "p99"): 0.15}  # fmt: skip
 
@@ -82,17 +87,24 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "testbed-result")))
     parser.add_argument("--async-scheduling", action="store_true")
     parser.add_argument("--plan", action="store_true")
+    parser.add_argument("--watched", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     plan = Plan(async_scheduling=asked.async_scheduling)
     if asked.plan:
         print("\n".join(plan_lines(plan)))
         return 0
     require_device()
+    log = asked.out / "stages.jsonl"
+    if not asked.watched:
+        # once: what is calibrated is lost with its process
+        code = watch([sys.executable, __file__, *sys.argv[1:], "--watched"], log, most_cuts=0)
+        note_cut(asked.out, log)
+        return code
     asked.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, object] = {"machine": describe(), "plan": vars(plan)}
     with tempfile.TemporaryDirectory() as logs:
         try:
-            same = measure(plan, found, asked.out, Path(logs))
+            same = measure(plan, found, asked.out, Path(logs), Stages(log))
         except BaseException as error:  # whatever ends the run: what was measured until then is wanted
             found["ended"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
             raise
@@ -101,28 +113,33 @@ def main() -> int:
     return 0 if same else 1
 
 
-def measure(plan: Plan, found: dict[str, object], out: Path, logs: Path) -> bool:
+def measure(plan: Plan, found: dict[str, object], out: Path, logs: Path, stages: Stages) -> bool:
     """Everything on the device, into `found`, which is written after every part; whether answers are the same."""
     began = time.perf_counter()
 
     def done(what: str) -> None:
+        stages.over(what)
         note(found, what, began)
         keep(found, out, logs)
 
+    stages.under_way("answers", LIMITS_S["answers"])
     try:
         same = answers_agree(found)
     except Exception as error:  # the loads are worth having all the same
         found["requests with the same answer"], same = told(error), False
     done("answers")
+    stages.under_way("decoder", LIMITS_S["decoder"])
     bench = build(plan)
     warm_up()
     found["identity"] = bench.executor.identity._asdict()
     found["kv_blocks"] = bench.executor.num_blocks
     done("decoder")
+    stages.under_way("ready", LIMITS_S["ready"])
     tables = calibrated(bench, plan, logs, found)
     done("ready")
     knee = knee_per_s(bench.limits, bench.executor.num_blocks, tables["knotted"], plan)
     found["knee_requests_per_s"] = knee
+    stages.under_way("offline", LIMITS_S["offline"])
     try:
         found["offline"] = offline(bench, plan)
     except Exception as error:
@@ -134,6 +151,7 @@ def measure(plan: Plan, found: dict[str, object], out: Path, logs: Path) -> bool
         if run_s is None:
             found[f"load {load}"] = f"left out: {left_s:.0f} s were left"
             continue
+        stages.under_way(f"load {load}", run_s + LIMITS_S["load"])
         try:
             found[f"load {load}"] = at_load(bench, replace(plan, run_s=run_s), load, knee, tables, out, logs)
         except Exception as error:  # its log is kept, and the next load may go better
@@ -157,13 +175,28 @@ def share_s(left_s: float, loads: int, most_s: float) -> float | None:
 
 def keep(found: dict[str, object], out: Path, logs: Path) -> str:
     """Write what there is by now; returns the report."""
-    (out / "testbed.json").write_text(json.dumps(found, indent=1, default=str) + "\n", encoding="utf-8")
-    text = "\n".join(report_lines(found)) + "\n"
-    (out / "testbed.md").write_text(text, encoding="utf-8")
+    text = write_report(found, out)
     with tarfile.open(out / "logs.tar", "w") as archive:
         for path in sorted(logs.glob("*.jsonl.gz")):
             archive.add(path, path.name)
     return text
+
+
+def write_report(found: dict[str, object], out: Path) -> str:
+    """testbed.json and testbed.md; returns the latter."""
+    (out / "testbed.json").write_text(json.dumps(found, indent=1, default=str) + "\n", encoding="utf-8")
+    text = "\n".join(report_lines(found)) + "\n"
+    (out / "testbed.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def note_cut(out: Path, log: Path) -> None:
+    """Where the run's process was ended: say in what in the report, which has all that was done before."""
+    last, record = last_line(log), out / "testbed.json"
+    if last is None or "cut" not in last or not record.exists():
+        return
+    found = json.loads(record.read_text(encoding="utf-8")) | {"ended": f"{last['stage']}: {last['cut']}"}
+    print(write_report(found, out))
 
 
 def plan_lines(plan: Plan) -> list[str]:

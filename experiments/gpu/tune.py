@@ -6,8 +6,10 @@
 The regimes of `tune_points.py` are gone through in order, the most used first, each candidate timed cold at the
 regime's points; what the budget leaves no time for keeps its entry. Both files are written anew after each regime, so
 that a run that is cut short leaves what it has; tune.json then says `"checked": false`. Then all kernels are checked
-against float64 with the new table: exit code 1 if one fails. To adopt the result, copy DIR/configurations.json over
-simkit/kernels/configurations.json and run the kernels' tests: what was timed must still compile without a spill.
+against float64 with the new table: exit code 1 if one fails. A candidate or a check that takes more than a minute is
+ended with its process, and another process goes on behind it (`watched.py`). To adopt the result, copy
+DIR/configurations.json over simkit/kernels/configurations.json and run the kernels' tests: what was timed must still
+compile without a spill.
 """
 
 import argparse
@@ -15,7 +17,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -24,23 +27,33 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 from kernel_report import Check  # noqa: E402
 from machine import describe, require_device  # noqa: E402
 from point_timing import say, time_call  # noqa: E402
+from stages import Row, Stages  # noqa: E402
 from tune_points import REGIMES, Candidate, Regime, Tried, best, entry, merged, score  # noqa: E402
+from watched import watch  # noqa: E402
 
 from simkit.kernels.configurations import Configuration  # noqa: E402
 
 BUDGET_S = 540.0
 CHECKS_S = 150.0  # of it, for the checks of the new table
+POINT_S = 60.0  # of a candidate at one point, at most
 
 TimePoint = Callable[[Regime, Candidate, int], float]  # microseconds at the point of this number; raises RuntimeError
 
 
-def try_candidate(regime: Regime, candidate: Candidate, time_point: TimePoint) -> Tried:
+def times_of(regime: Regime, candidate: Candidate, time_point: TimePoint) -> Iterator[Row]:
+    """At each point, or up to one with the reason why there is no time."""
+    for number in range(len(regime.points)):
+        try:
+            yield time_point(regime, candidate, number)
+        except RuntimeError as error:
+            yield str(error)
+            return
+
+
+def tried_of(candidate: Candidate, rows: Sequence[Row], cut: str) -> Tried:
     """Its score over all points, or why there is none."""
-    try:
-        times = [time_point(regime, candidate, number) for number in range(len(regime.points))]
-    except RuntimeError as error:
-        return Tried(candidate, float("inf"), str(error))
-    return Tried(candidate, score(times))
+    failed = cut or next((row for row in rows if isinstance(row, str)), "")
+    return Tried(candidate, float("inf"), failed) if failed else Tried(candidate, score(rows))
 
 
 def tune(
@@ -49,19 +62,26 @@ def tune(
     end_s: float,
     clock: Callable[[], float],
     on_regime: Callable[[dict[str, list[Tried]]], object] | None = None,
+    stages: Stages | None = None,
 ) -> dict[str, list[Tried]]:
     """What was tried of each regime, by label, until the time is over; a regime gets its share of what is left.
 
-    `on_regime` is given what there is after each.
+    `on_regime` is given what there is after each. A candidate may take POINT_S a point where `stages` are watched.
     """
+    stages = stages or Stages()
     found: dict[str, list[Tried]] = {}
     for number, regime in enumerate(regimes):
         share_end_s = clock() + (end_s - clock()) / (len(regimes) - number)
         tried: list[Tried] = []
-        for candidate in regime.candidates:
-            if clock() >= (share_end_s if best(tried) else end_s):
+        over = f"{regime.label}: over"
+        done = stages.known(over) is not None
+        for i, candidate in enumerate(regime.candidates):
+            name = f"{regime.label}: candidate {i + 1}"
+            if stages.known(name) is None and (done or clock() >= (share_end_s if best(tried) else end_s)):
                 break
-            tried.append(try_candidate(regime, candidate, time_point))
+            times = stages.run(name, POINT_S, partial(times_of, regime, candidate, time_point))
+            tried.append(tried_of(candidate, *times))
+        stages.run(over, POINT_S, lambda: iter(()))  # its share of the time is not given to it again
         if tried:
             found[regime.label] = tried
             say(f"{regime.label}: {len(tried)} tried, {best(tried) or 'none ran'}")
@@ -101,18 +121,24 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="folder for results; else OUT")
     parser.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS")
     parser.add_argument("--plan", action="store_true", help="print what would be tried and stop")
+    parser.add_argument("--watched-since", type=float, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.plan:
         print(plan())
         return 0
     if chosen.out is None:
         parser.error("--out: a folder for the results is expected, or OUT in the environment")
-    require_device()
-    return run(Path(chosen.out), chosen.budget)
+    folder = Path(chosen.out)
+    log = folder / "stages.jsonl"
+    if chosen.watched_since is None:
+        require_device()
+        given = ["--out", str(folder), "--budget", str(chosen.budget), "--watched-since", str(time.monotonic())]
+        return watch([sys.executable, __file__, *given], log)
+    return run(folder, chosen.budget, chosen.watched_since, Stages(log))
 
 
-def run(folder: Path, budget_s: float) -> int:
-    """Tune on the device, check, and write what came out; the exit code."""
+def run(folder: Path, budget_s: float, started: float, stages: Stages) -> int:
+    """Tune on the device, check, and write what came out; the exit code. It `started` by time.monotonic."""
     import torch
     from kernel_checks import all_checks
 
@@ -120,7 +146,7 @@ def run(folder: Path, budget_s: float) -> int:
 
     machine = describe()
     architecture = architecture_of(torch.device("cuda"))
-    end_s = time.monotonic() + max(0.0, budget_s - CHECKS_S)
+    end_s = started + max(0.0, budget_s - CHECKS_S)
     folder.mkdir(parents=True, exist_ok=True)
 
     def table_of(found: dict[str, list[Tried]]) -> tuple[Configuration, ...]:
@@ -139,9 +165,9 @@ def run(folder: Path, budget_s: float) -> int:
         }
         (folder / "tune.json").write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
 
-    found = tune(REGIMES, device_time_point(architecture), end_s, time.monotonic, keep)
+    found = tune(REGIMES, device_time_point(architecture), end_s, time.monotonic, keep, stages)
     with using(table_of(found)):
-        failed = [check for check in all_checks() if not check.passed]
+        failed = [check for check in all_checks(stages=stages) if not check.passed]
     keep(found, failed)
     for regime in REGIMES:
         won = best(found.get(regime.label, []))

@@ -1,9 +1,12 @@
 """Calibration on CUDA, up to the first device call: what is launched, what the driver says, what is reported."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,8 +23,8 @@ import torch
 from simkit.calibrate.cuda_seen import QUERY, device_seen, read_lines, throttled
 from simkit.calibrate.emitted_launches import as_launched
 from simkit.calibrate.emitted_step_time import StepComposer, composed_error, prepare_line
-from simkit.calibrate.measure import Measurement, UnmeasurableError
-from simkit.calibrate.measure_run import Outcome
+from simkit.calibrate.measure import Measurement, Progress, UnmeasurableError
+from simkit.calibrate.measure_run import Outcome, replace_profile
 from simkit.calibrate.measure_summary import table_summaries
 from simkit.calibrate.mixed_model import MixedModel
 from simkit.calibrate.operator_model import fit_operators
@@ -46,7 +49,11 @@ def script() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(ROOT / "experiments/gpu"))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "experiments/gpu"))
     return module
 
 
@@ -253,12 +260,60 @@ def test_what_was_measured_is_reported_before_the_layers_that_may_fail(
     monkeypatch.setattr(script, "measured_profile", lambda *_, **__: Outcome(measurement, profile))
     monkeypatch.setattr(script, "composed_steps", lost)
     with pytest.raises(InputError, match="composed steps: RuntimeError: CUDA error: the device was lost"):
-        script.run(tmp_path, ["llama-3.1-8b"], 10.0, 0)
+        script.run(tmp_path, ["llama-3.1-8b"], 10.0, 0, 0.0, script.Stages())
     assert "| GEMM, replayed steps, mean error | 4% |" in (tmp_path / "report.md").read_text()
     assert "| composed layers, bias | 2% |  | not measured |" in (tmp_path / "report.md").read_text()
     measurement.interrupted = True  # nothing more is begun
     with pytest.raises(KeyboardInterrupt):
-        script.run(tmp_path, ["llama-3.1-8b"], 10.0, 0)
+        script.run(tmp_path, ["llama-3.1-8b"], 10.0, 0, 0.0, script.Stages())
+
+
+def test_a_point_that_hangs_costs_neither_what_was_measured_nor_the_report(
+    script: ModuleType, profile: OperatorProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call is a process of the run; a watcher cuts the first two in their measurement, the third in its steps."""
+
+    class CutError(BaseException):
+        pass
+
+    asked: list[tuple[float, int, bool]] = []
+    log = tmp_path / "stages.jsonl"
+
+    def hangs(*given: object, seed: int, resume: bool, on_progress: object, **_: object) -> None:
+        _, _, budget_s, folder = given
+        asked.append((budget_s, seed, resume))  # type: ignore[arg-type]
+        replace_profile(profile, folder)  # type: ignore[arg-type]
+        on_progress(Progress("points", 0, 9))  # type: ignore[operator]
+        raise CutError
+
+    def two_steps(*_: object) -> Iterator[list[float]]:
+        yield [104.0, 100.0]
+        raise CutError
+
+    def process() -> list[object]:
+        return script.run(tmp_path, ["llama-3.1-8b"], 400.0, 0, time.monotonic() - 150.0, script.Stages(log))
+
+    device = SimpleNamespace(host_copies=True, close=lambda: None)
+    monkeypatch.setattr(script, "open_device", lambda *_: device)
+    monkeypatch.setattr(script, "replayed_steps", lambda *_: ([], "nothing"))
+    monkeypatch.setattr(script, "plan_of", lambda *_: [])
+    monkeypatch.setattr(script, "measured_profile", hangs)
+    monkeypatch.setattr(script, "composed_steps", two_steps)
+    for stage in ("measurement 1", "measurement 2", "composed steps"):
+        with pytest.raises(CutError):
+            process()
+        with log.open("a") as file:
+            file.write(json.dumps({"stage": stage, "cut": f"no answer in {stage}"}) + "\n")
+    # in another order, with what was kept, within the same budget
+    assert [(seed, resume) for _, seed, resume in asked] == [(0, False), (1, True)]
+    assert asked[0][0] == 400.0
+    assert 200.0 < asked[1][0] <= 250.0
+    with pytest.raises(InputError, match=r"steps: no answer in composed steps; .* report without the rest"):
+        process()
+    assert len(asked) == 2
+    report = (tmp_path / "report.md").read_text()
+    assert "| composed layers, bias | 2% | +4.0% | missed |" in report
+    assert "- a measurement was cut short: no answer in measurement 2\n" in report
 
 
 def test_a_point_whose_kernel_needs_more_than_the_chip_has_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

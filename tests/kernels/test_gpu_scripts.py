@@ -26,6 +26,7 @@ from kernel_report import (  # noqa: E402
     verdict,
 )
 from point_timing import time_points, timing_of  # noqa: E402
+from stages import Stages  # noqa: E402
 from tune import tune  # noqa: E402
 from tune_points import REGIMES, Candidate, Regime, Tried, best, entry, merged, score  # noqa: E402
 
@@ -256,11 +257,11 @@ def test_a_run_that_is_cut_short_leaves_what_it_has(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(kernels, "require_device", lambda: None)
     monkeypatch.setattr(kernels, "describe", lambda: dict(MACHINE))
-    monkeypatch.setattr(ceilings, "measure", lambda: CEILINGS)
+    monkeypatch.setattr(ceilings, "measure", lambda stages: CEILINGS)
     monkeypatch.setattr(kernel_checks, "GROUPS", (checks,))
     monkeypatch.setattr(point_timing, "calls_of", calls)
     with pytest.raises(KeyboardInterrupt):
-        kernels.measure(tmp_path / "out", 1e9)
+        kernels.measure(tmp_path / "out", 1e9, 0.0, Stages())
     record = json.loads((tmp_path / "out/kernels.json").read_text())
     assert [check["failed"] for check in record["checks"]] == ["", "RuntimeError: no kernel image"]
     assert [(point["kernel"], point["failed"]) for point in record["points"]] == [("decode", "MemoryError: ")]
@@ -281,7 +282,7 @@ def test_tuning_that_is_cut_short_leaves_what_it_has(tmp_path: Path, monkeypatch
     monkeypatch.setattr(script, "device_time_point", lambda architecture: time_point)
     monkeypatch.setattr("simkit.kernels.configurations.architecture_of", lambda device: 90)
     with pytest.raises(KeyboardInterrupt):
-        script.run(tmp_path / "out", 1e9)
+        script.run(tmp_path / "out", 1e9, 0.0, Stages())
     record = json.loads((tmp_path / "out/tune.json").read_text())
     assert list(record["tried"]) == [REGIMES[0].label]
     assert record["checked"] is False
@@ -292,8 +293,8 @@ def test_tuning_that_is_cut_short_leaves_what_it_has(tmp_path: Path, monkeypatch
     ]
     # to the end: checks in between, and their verdict
     monkeypatch.setattr(script, "REGIMES", REGIMES[:1])
-    monkeypatch.setattr(kernel_checks, "all_checks", lambda: [Check("decode", "bf16", 1.0, 1e-2)])
-    assert script.run(tmp_path / "out", 1e9) == 1
+    monkeypatch.setattr(kernel_checks, "all_checks", lambda stages: [Check("decode", "bf16", 1.0, 1e-2)])
+    assert script.run(tmp_path / "out", 1e9, 0.0, Stages()) == 1
     record = json.loads((tmp_path / "out/tune.json").read_text())
     assert record["checked"] is True
     assert [check["kernel"] for check in record["failed_checks"]] == ["decode"]

@@ -149,7 +149,7 @@ def test_a_load_that_fails_is_named_and_the_next_one_served(
     logs, out = tmp_path / "logs", tmp_path / "out"
     logs.mkdir()
     out.mkdir()
-    assert script.measure(plan, found, out, logs) is False
+    assert script.measure(plan, found, out, logs, script.Stages()) is False
     assert found["requests with the same answer"] == found["offline"] == "MemoryError: "
     assert found["load 0.5"] == "RuntimeError: CUDA error: misaligned address"
     assert found["load 0.8"]["requests"] > 0
@@ -173,7 +173,7 @@ def test_a_run_that_is_cut_short_leaves_what_it_has(
     monkeypatch.setattr(script, "Plan", lambda async_scheduling: plan)
     monkeypatch.setattr(script, "build", lambda plan: bench)
     monkeypatch.setattr(script, "at_load", interrupted)
-    monkeypatch.setattr(sys, "argv", ["testbed.py", "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "argv", ["testbed.py", "--out", str(tmp_path / "out"), "--watched"])
     with pytest.raises(KeyboardInterrupt):
         script.main()
     found = json.loads((tmp_path / "out/testbed.json").read_text())
@@ -184,3 +184,13 @@ def test_a_run_that_is_cut_short_leaves_what_it_has(
     assert "- ended: KeyboardInterrupt" in (tmp_path / "out/testbed.md").read_text()
     with tarfile.open(tmp_path / "out/logs.tar") as archive:
         assert archive.getnames() == [f"calibration-{i}.jsonl.gz" for i in range(4)]
+    # the same where the process was killed, which says nothing itself
+    log = tmp_path / "out/stages.jsonl"
+    begun = json.loads(log.read_text().splitlines()[-1])
+    assert begun["stage"] == "load 0.5"
+    assert begun["limit_s"] == pytest.approx(75.0 + 90.0)
+    with log.open("a") as file:
+        file.write('{"stage": "load 0.5", "cut": "no answer in 165 s"}\n')
+    script.note_cut(tmp_path / "out", log)
+    assert "- ended: load 0.5: no answer in 165 s" in (tmp_path / "out/testbed.md").read_text()
+    assert json.loads((tmp_path / "out/testbed.json").read_text())["seconds"] == found["seconds"]
