@@ -95,25 +95,31 @@ def test_all_rest_when_none_has_work(sharing: ReplicaSpec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrival_us", "starts_us"),
+    ("arrival_us", "starts_us", "empty"),
     [
-        (150, 200),
-        (200, 200),
-        (201, 300),
-        (3_099, 3_100),
-        (3_100, 3_100),
-        (3_101, 3_200),
-        (3_200, 3_200),
-        (3_210, 3_210),
+        (150, 200, 1),
+        (200, 200, 1),
+        (201, 300, 2),
+        (3_099, 3_100, 30),
+        (3_100, 3_100, 30),
+        (3_101, 3_200, 31),
+        (3_200, 3_200, 31),
+        (3_210, 3_210, 31),
     ],
 )
 def test_engines_go_on_without_work_up_to_their_32nd_step(
-    sharing: ReplicaSpec, arrival_us: int, starts_us: int
+    sharing: ReplicaSpec, arrival_us: int, starts_us: int, empty: int
 ) -> None:
     """100 us a step: one of 5 tokens and 31 of nothing, at whose ends others are heard; from 3,200 us on all rest."""
     tables = constant_tables(sharing.limits.max_num_batched_tokens, 8, step_ns=100 * US)
     fleet = together(asks([(0, 5, 1), (arrival_us, 7, 1)]), replace(sharing, tables=tables))
     assert engine_ns(fleet, "finish_ns") == [100, starts_us + 100]
+    # both engines are busy in all steps, whoever has work in them; steps that compute something are counted
+    assert [one.busy_ns // US for one in fleet.replicas] == [100 * (1 + empty + 1)] * 2
+    assert sum(one.steps for one in fleet.replicas) == 2
+    for one in fleet.replicas:
+        assert one.series.busy.sum() * one.series.bucket_ns == pytest.approx(one.busy_ns)
+        assert one.series.busy.max() <= 1.0 + 1e-9
 
 
 def test_the_count_of_steps_begins_again_after_a_rest(sharing: ReplicaSpec) -> None:
@@ -125,6 +131,7 @@ def test_the_count_of_steps_begins_again_after_a_rest(sharing: ReplicaSpec) -> N
     rows = [(0, 5, 1), (5_050, 7, 1), (8_240, 9, 1), (20_000, 9, 1)]
     fleet = together(asks(rows), replace(sharing, tables=tables))
     assert engine_ns(fleet, "finish_ns") == [100, 5_150, 8_350, 20_100]
+    assert [one.busy_ns // US for one in fleet.replicas] == [100 * (3 * 32 + 1)] * 2
 
 
 def test_waiting_for_the_slowest_is_a_stall(sharing: ReplicaSpec) -> None:

@@ -17,8 +17,10 @@ from simkit.engine.actions import open_batch, seal_batch
 from simkit.engine.clock import device_ns, round_ns
 from simkit.engine.commit import commit
 from simkit.engine.loop import dispatch, receive
+from simkit.engine.record import log_step
 from simkit.engine.ring import ring_row
 from simkit.engine.state import (
+    BUSY,
     DEVICE_FREE,
     F64,
     FLUSH,
@@ -84,7 +86,8 @@ def run_together(
                 out[0, NEXT] = NEVER
                 return IDLE
             if arrival > now:
-                now = _wait_for(arrival, now, round_ns(tables.linear_ns[1] * slowest) if count > 1 else 0, steps)
+                empty_ns = round_ns(tables.linear_ns[1] * slowest) if count > 1 else 0
+                now = _wait_for(engines, arrival, now, empty_ns, steps)
                 for i in range(count):
                     engines.at[i, NOW] = now
         if now >= until_ns:
@@ -99,13 +102,19 @@ def run_together(
 
 
 @inlined
-def _wait_for(arrival: int, now: int, empty_ns: int, steps: I64) -> int:
-    """When engines hear of an arrival after `now`, since when nobody has work; empty steps are counted, or all rest."""
+def _wait_for(engines: Replica, arrival: int, now: int, empty_ns: int, steps: I64) -> int:
+    """When engines hear of an arrival after `now`, since when nobody has work: after empty steps, unless all rest."""
     if empty_ns > 0:
-        empty = (arrival - now + empty_ns - 1) // empty_ns
-        if empty <= -steps[0] % STEPS_TO_AGREE:
+        left = -steps[0] % STEPS_TO_AGREE
+        empty = min((arrival - now + empty_ns - 1) // empty_ns, left)
+        end = now + empty * empty_ns
+        for i in range(len(engines.at)):
+            # a token's pass through all layers (vLLM, execute_dummy_batch): the device is busy
+            engines.at[i, BUSY] += end - now
+            log_step(engine_at(engines, i), now, end, end - now, 0)
+        if end >= arrival:
             steps[0] += empty
-            return now + empty * empty_ns
+            return end
     steps[0] = 0
     return arrival
 
