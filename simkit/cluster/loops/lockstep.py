@@ -105,7 +105,7 @@ def run_together(
 def _wait_for(engines: Replica, arrival: int, now: int, empty_ns: int, steps: I64) -> int:
     """When engines hear of an arrival after `now`, since when nobody has work: after empty steps, unless all rest."""
     if empty_ns > 0:
-        left = -steps[0] % STEPS_TO_AGREE
+        left = int(-steps[0] % STEPS_TO_AGREE)
         empty = min((arrival - now + empty_ns - 1) // empty_ns, left)
         end = now + empty * empty_ns
         for i in range(len(engines.at)):
