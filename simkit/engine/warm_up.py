@@ -1,7 +1,5 @@
 """Compile a discipline's loop, or fetch its machine code from disk, before anything is timed or a bar is shown."""
 
-import gc
-
 import numpy as np
 
 from simkit.engine.simulate import simulate
@@ -15,15 +13,7 @@ def warm_up(discipline: str = "vllm-v1") -> None:
     one = np.ones(1, dtype=np.int32)
     workload = Workload("warm-up", np.zeros(1, dtype=np.int64), one, one)
     tables = constant_tables(SMALL.max_num_batched_tokens, 1, step_ns=1.0)
-    # a compiler allocates millions of small objects and drops few of them: collecting in between costs a tenth of it
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        complete = simulate(workload, SMALL, tables, 4, discipline=discipline).complete
-    finally:
-        if collecting:
-            gc.enable()
-    if not complete:
+    if not simulate(workload, SMALL, tables, 4, discipline=discipline).complete:
         raise KeyboardInterrupt
 
 
