@@ -169,7 +169,7 @@ def _each(rows: "pd.DataFrame", columns: list[str], ns: "Callable[[pd.DataFrame]
 
 
 def _gemm(fit: "pd.DataFrame", rows: "pd.DataFrame", given: Given) -> Times:
-    model = fit_gemm(fit)
+    model = fit_gemm(fit, given.chip.multiprocessors)
 
     def ns(part: "pd.DataFrame") -> Times:
         first = part.iloc[0]

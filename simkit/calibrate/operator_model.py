@@ -145,7 +145,7 @@ def fit_operators(profile: OperatorProfile) -> OperatorModel:
     chip = chip_of(profile.header)
     model = OperatorModel(
         header=profile.header,
-        gemm=fit_gemm(tables["gemm"]) if table("gemm") else None,
+        gemm=fit_gemm(tables["gemm"], chip.multiprocessors) if table("gemm") else None,
         decode=(
             fit_decode(tables["attention_decode"], chip)
             if table("attention_decode") and (tables["attention_decode"]["contexts"] == "").any()

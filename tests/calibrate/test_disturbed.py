@@ -60,7 +60,7 @@ def block_table() -> pd.DataFrame:
 
 def test_shapes_that_no_block_fits_do_not_tell_of_those_that_it_does() -> None:
     whole = block_table()
-    model = fit_gemm(whole[~((whole["n"] == 64) & (whole["k"] == 512))])
+    model = fit_gemm(whole[~((whole["n"] == 64) & (whole["k"] == 512))], 132)
     found = model.ns(np.array(TOKENS, float), 64, 512, "fp8_block")
     np.testing.assert_allclose(found.ns, gemm_ns(TOKENS, 64, 512), rtol=0.05)
 
@@ -69,6 +69,6 @@ def test_a_disturbed_measurement_is_not_given_back_as_measured() -> None:
     whole = block_table()
     bad = (whole["n"] == 1024) & (whole["k"] == 1024) & (whole["tokens"] == 16)
     whole.loc[bad, "median_ns"] *= 4.0
-    found = fit_gemm(whole).ns(np.array([8.0, 16.0]), 1024, 1024, "fp8_block")
+    found = fit_gemm(whole, 132).ns(np.array([8.0, 16.0]), 1024, 1024, "fp8_block")
     assert found.ns[1] == pytest.approx(float(gemm_ns(16, 1024, 1024)), rel=0.05)
     assert found.tag.tolist() == [Tag.MEASURED, Tag.INTERPOLATED]

@@ -122,7 +122,7 @@ def test_a_stair_is_kept_where_rounding_up_predicts_better() -> None:
     tokens = np.arange(64, 1025, 64)
     ns = 5_000.0 + 100.0 * np.ceil(tokens / 128) * 128
     rows = [table("gemm", ns * (n / 1024), tokens=tokens, n=n, k=1024) for n in (1024, 2048, 4096)]
-    model = fit_gemm(pd.concat(rows, ignore_index=True))
+    model = fit_gemm(pd.concat(rows, ignore_index=True), 132)
     assert model.ns(np.array([600.0]), 1024, 1024).ns[0] == pytest.approx(5_000.0 + 100.0 * 640)
 
 

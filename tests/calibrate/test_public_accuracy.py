@@ -1,6 +1,7 @@
 """The held-out errors that docs/calibrate.md states, on the tables that aiconfigurator-core installs."""
 
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 
 import pytest
@@ -10,6 +11,7 @@ from simkit.calibrate.aic_source import installed
 from simkit.calibrate.operator_errors import errors, held_out_predictions
 from simkit.calibrate.operator_model import fit_operators
 from simkit.calibrate.operator_profile import OperatorProfile
+from simkit.calibrate.vidur_import import import_vidur
 
 pytestmark = [
     pytest.mark.slow,
@@ -75,3 +77,12 @@ def test_a_fit_takes_seconds(system: tuple[str, OperatorProfile]) -> None:
     began = perf_counter()
     fit_operators(system[1])
     assert perf_counter() - began < 5.0
+
+
+@pytest.mark.parametrize(("device", "stated"), [("a100", 0.061), ("h100", 0.065)])
+def test_shapes_of_vidur_are_as_wrong_as_stated(shared: Path, device: str, stated: float) -> None:
+    profile = import_vidur(shared / "profiles" / "vidur" / device, device)
+    gemms = replace(profile, tables={"gemm": profile.tables["gemm"]})
+    whole = [errors(predicted)[0] for predicted in held_out_predictions(gemms) if predicted.region == "shapes"]
+    assert [error.part for error in whole] == ["all"]
+    assert whole[0].mape <= stated
