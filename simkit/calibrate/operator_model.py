@@ -14,7 +14,7 @@
 
 All take and return arrays of any shape, and all times are of ONE launch on one GPU (a layer's, not a model's). A method
 returns None where the profile has no measurement that could stand in: the caller falls back (`operator_tables.py` does,
-to a roofline, tagged assumed). Fitting takes well under a second; nothing is trained.
+to a roofline, tagged assumed). Fitting takes a second or two.
 """
 
 from dataclasses import dataclass, replace

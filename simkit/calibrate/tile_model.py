@@ -18,7 +18,7 @@ from simkit.calibrate.tile_launch import PER_TILE, SPLITS, TILES, Cuts, Prices, 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-STEPS, ROWS, PACE = 150, 500, 0.03  # 250 steps of 800 rows predict no better, 500 of 2,000 by 0.2 points
+STEPS, ROWS, PACE = 150, 500, 0.03  # neither 250 steps of 800 rows nor 500 of 2,000 predict better
 DECAY, DECAY_OF_SQUARES = 0.9, 0.98
 CAP_OVERLAP = np.float32(5.5)  # corner of the power cap
 MIDDLE = np.array([512.0, 4096.0, 4096.0])  # tokens, n, k: where slopes of the choice are zero
