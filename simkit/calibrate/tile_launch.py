@@ -26,7 +26,7 @@ TILES = (
 )  # fmt: skip
 SPLITS = (1, 2, 4)  # of the sum over k
 DEPTH = 64  # of a tile's step along k
-OVERLAP = np.float32(4.0)  # x and y that overlap take (x^4 + y^4)^(1/4); what fits left it between 3.5 and 5.5
+OVERLAP = np.float32(4.0)  # x and y that overlap take (x^4 + y^4)^(1/4); left to a fit it came to 3.3 to 5.8
 TILE_START_NS = 500.0  # times the price of a tile's start
 PER_TILE = ("rate", "start", "idle", "load", "cache")  # prices of a size of tile; the others are the device's
 
