@@ -96,6 +96,11 @@ def test_a_folder_a_tar_and_a_file_are_recognised(folder: Path, tmp_path: Path) 
         ("[]", "has no list of requests"),
         ('{"requests": [{"type": "n"}]}', "is no session"),
         ('{"requests": [{"type": "n", "t": "x", "in": 1, "out": 1}]}', "is no session"),
+        ('{"requests": [{"type": "n", "t": NaN, "in": 1, "out": 1}]}', "t=nan is no number of seconds"),
+        ('{"requests": [{"type": "n", "t": 1e300, "in": 1, "out": 1}]}', r"t=1e\+300 is no number of seconds"),
+        ('{"requests": [{"type": "n", "t": 0, "api_time": Infinity, "in": 1, "out": 1}]}', "api_time=inf"),
+        ('{"requests": [{"type": "n", "t": 0, "in": 1000000000000, "out": 1}]}', "in=1000000000000 is no number of"),
+        ('{"requests": [{"type": "n", "t": 0, "in": 1, "out": -1}]}', "out=-1 is no number of tokens"),
     ],
 )
 def test_what_is_no_session_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -104,3 +109,38 @@ def test_what_is_no_session_is_refused(tmp_path: Path, text: str, said: str) -> 
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError, match=said):
         read_agent_sessions(tmp_path)
+
+
+def test_a_file_name_with_blanks_names_its_requests_whole(tmp_path: Path) -> None:
+    (tmp_path / "my first session.json").write_text(json.dumps(SESSION))
+    (tmp_path / "my_first_session.json").write_text(json.dumps(SESSION))
+    read = read_agent_sessions(tmp_path)
+    ids = read.request_id
+    assert ids is not None and read.session_id is not None
+    assert len(set(ids)) == 10 and len(set(read.session_id)) == 2
+    named = [name for parents in read.extra["parent_id"] if parents for name in str(parents).split()]
+    assert len(named) == 10 and set(named) <= set(ids)
+
+
+def test_files_of_one_name_in_two_folders_are_two_sessions_that_share_nothing(tmp_path: Path) -> None:
+    for place in ("x", "y"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "s.json").write_text(json.dumps(SESSION))
+    with tarfile.open(tmp_path / "two.tar", "w") as tar:
+        for place in ("x", "y"):
+            tar.add(tmp_path / place / "s.json", f"{place}/s.json")
+    read = read_agent_sessions(tmp_path / "two.tar")
+    assert read.session_id is not None and read.prefixes is not None
+    rows = {name: [row for row, other in enumerate(read.session_id) if other == name] for name in read.session_id}
+    assert [len(found) for found in rows.values()] == [5, 5]
+    start, ids = read.prefixes.start, read.prefixes.ids
+    first, second = ({i for row in found for i in ids[start[row] : start[row + 1]]} for found in rows.values())
+    assert not first & second
+
+
+def test_requests_without_an_answer_are_kept_and_told(tmp_path: Path) -> None:
+    broken_off = {**request(0.0, 1.0, 64, [1], ""), "out": 0}
+    (tmp_path / "a.json").write_text(json.dumps({"requests": [broken_off, request(9.0, 1.0, 128, [1, 2])]}))
+    read = read_agent_sessions(tmp_path)
+    assert read.output_tokens.tolist() == [1, 10]
+    assert read.notes == ("1 requests of no token are taken to have 1",)
