@@ -15,8 +15,9 @@ from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.warm_up import warm_up
 from simkit.errors import PartialResultError, TargetNotMetError
 from simkit.metrics.slo import promise
-from simkit.plan.answer import Question
+from simkit.plan.answer import Question, too_long
 from simkit.plan.capacity import Capacity, find_capacity, spread
+from simkit.plan.observation import REJECTED, miss
 from simkit.plan.one_replica import PARTS, OneReplica, look_at
 from simkit.plan.space import SearchSpace, kinds
 from simkit.plan.sweep import load_point, mean_rate, replay
@@ -59,7 +60,7 @@ def one_replica_plan(config: Config, folder: Path | None, seeds: int, json: bool
     if not complete:
         raise PartialResultError("interrupted; fewer workloads or step times than asked, as the answer says")
     if nominal.rate_per_s is None:
-        raise TargetNotMetError(_infeasible(nominal, config.slo))
+        raise TargetNotMetError(_infeasible(nominal, spec, workloads[0], config.slo))
 
 
 def _look(config: Config, spec: ReplicaSpec, workload: Workload, rate_per_s: float) -> OneReplica:
@@ -211,13 +212,14 @@ def _show(
 
 
 def _reason(missed: str) -> str:
-    if missed == "saturated":
-        return "the queue keeps growing"
-    return f"{missed.removesuffix('_s').replace('_', ' ')} misses its target"
+    return "the queue keeps growing" if missed == "saturated" else miss(missed)
 
 
-def _infeasible(answer: Capacity, slo: dict[str, float]) -> str:
+def _infeasible(answer: Capacity, spec: ReplicaSpec, workload: Workload, slo: dict[str, float]) -> str:
     """What binds at the lowest rate tried, by how much, and what would be feasible."""
+    if answer.binding == REJECTED:
+        longest = too_long(workload, spec.limits.max_model_len, spec.architecture.max_context_tokens)
+        return f"no rate keeps the promise to all: {longest}"
     lowest = answer.probes[0]
     rate = lowest.point.rate_per_s
     gaps = [

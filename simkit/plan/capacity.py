@@ -13,6 +13,7 @@ from simkit.metrics.result import RunResult, Status
 from simkit.metrics.saturation import saturation
 from simkit.metrics.slo import ATTAINMENT, promise
 from simkit.metrics.summary import summarize
+from simkit.plan.observation import REJECTED
 from simkit.plan.sweep import load_point, mean_rate, replay
 from simkit.workloads.workload import Workload
 
@@ -26,7 +27,7 @@ class Probe:
 
     point: LoadPoint
     holds: bool
-    missed: tuple[str, ...]  # what it failed: keys of the targets, or "saturated", "rejected"
+    missed: tuple[str, ...]  # what it failed: keys of the targets, or "saturated", "unfinished", "rejected"
     measured: Mapping[str, float]  # keys of the promise -> measured: s, a share, or requests/s
 
 
@@ -74,7 +75,8 @@ def find_capacity(
     """The highest rate at which every target holds and the queue does not grow, to within 1 %.
 
     The workload's requests come in their own order with all gaps scaled; latencies are taken to rise with the load.
-    A `guess_per_s`, the answer to a like question, saves replays.
+    A `guess_per_s`, the answer to a like question, saves replays. Where requests are longer than the context no rate
+    holds, for a promise is made to all: one replay shows what becomes of the others.
     Raises InputError if there is no target or no span of time to scale.
     """
     if not promise(slo):
@@ -94,6 +96,9 @@ def find_capacity(
             on_probe(probes[rate])
         return probes[rate].holds
 
+    if longer_than_context(spec, workload):
+        holds(LOWEST_SHARE * bound)
+        return Capacity(None, REJECTED, bound, tuple(probes.values()))
     low, high = _bracket(bound, guess_per_s, holds)
     if low < LOWEST_SHARE * bound:
         ordered = tuple(probes[rate] for rate in sorted(probes))
@@ -107,6 +112,12 @@ def find_capacity(
     ordered = tuple(probes[rate] for rate in sorted(probes))
     above = next((probe for probe in ordered if probe.point.rate_per_s > low), None)
     return Capacity(low, above.missed[0] if above else "saturated", bound, ordered)
+
+
+def longer_than_context(spec: ReplicaSpec, workload: Workload) -> bool:
+    """Whether there is a request whose prompt and answer together do not fit, which is turned away at any rate."""
+    longest = (workload.prompt_tokens.astype(np.int64) + workload.output_tokens).max(initial=0)
+    return int(longest) > spec.limits.max_model_len
 
 
 def _bracket(bound: float, guess: float | None, holds: Callable[[float], bool]) -> tuple[float, float]:
@@ -150,6 +161,8 @@ def probe_of(result: RunResult, load: float, rate: float, slo: Mapping[str, floa
         missed.append("saturated")
     if np.any(result.requests.status == Status.UNFINISHED):
         missed.append("unfinished")
+    if np.any(result.requests.status == Status.REJECTED):
+        missed.append(REJECTED)
     return Probe(point, not missed, tuple(missed), measured)
 
 

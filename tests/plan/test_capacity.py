@@ -67,6 +67,18 @@ def test_a_target_that_no_rate_meets_is_named(h100: ReplicaSpec) -> None:
     assert found.binding == "tpot_p50_s"
 
 
+def test_a_rate_is_promised_to_all_or_not_at_all(h100: ReplicaSpec) -> None:
+    """docs/plan.md: and always none is longer than the context. One of 300 is, by a token."""
+    workload = preset("azure-conv-2023", requests=300, seed=0, arrivals="poisson")
+    longest = int((workload.prompt_tokens + workload.output_tokens).max())
+    slo = {"ttft_p99_s": 100.0}
+    short, enough = (replace(h100, limits=h100.limits._replace(max_model_len=n)) for n in (longest - 1, longest))
+    refused = find_capacity(short, workload, slo)
+    assert refused.rate_per_s is None
+    assert refused.binding == "rejected" and refused.probes[0].missed == ("rejected",)
+    assert find_capacity(enough, workload, slo).rate_per_s is not None
+
+
 def test_nothing_to_search_is_an_error(h100: ReplicaSpec) -> None:
     workload = preset("azure-conv-2023", requests=30, seed=0)
     with pytest.raises(InputError, match="no target"):
