@@ -167,7 +167,7 @@ def _write(
                     on_progress(len(curve))
                 for factor in STEP_TIME_FACTORS:
                     other = replay(spec, part, step_time_factor=factor)
-                    sensitivity.append(Sensitivity(factor, load_point(other, 1.0, rate, config.slo)))
+                    sensitivity.append(Sensitivity(factor, load_point(other, 1.0, mean_rate(part), config.slo)))
                     on_progress(len(curve) + len(sensitivity))
         except KeyboardInterrupt:
             people.print("interrupted: the report goes without the loads still to be replayed", style="yellow")

@@ -1,6 +1,7 @@
 """A summary's numbers as labelled lines, the same on a terminal and in a page."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from simkit.metrics.slo import METRICS, STATISTICS, Promise, promise, targets
 from simkit.report.data import at, number_at, section
@@ -52,17 +53,42 @@ def target_rows(summary: Mapping[str, object], slo: Mapping[str, float]) -> list
     return rows + _joint_rows(summary, promise(slo))
 
 
+@dataclass(frozen=True)
+class JointCheck:
+    """A promise that holds single requests to all limits at once, beside what came of it."""
+
+    label: str
+    measured: float  # a share, or requests a second
+    limit: float
+    met: bool  # False under a growing queue, whatever a run of this length showed
+
+    def shown(self, value: float) -> str:
+        """The measured or the promised figure as people read it."""
+        return share(value) if self.label == ATTAINED else rate(value, "req")
+
+
+ATTAINED = "Requests within all limits"
+GOOD_PER_S = "Such requests a second"
+
+
+def joint_checks(summary: Mapping[str, object], promised: Promise) -> list[JointCheck]:
+    """What came of `attainment` and `goodput_per_s`, as far as the summary says."""
+    grows = at(summary, "saturation", "saturated") is True
+    wanted = ((ATTAINED, "fraction", promised.attainment), (GOOD_PER_S, "requests_per_s", promised.goodput_per_s))
+    found = []
+    for label, name, limit in wanted:
+        measured = number_at(summary, "goodput", name)
+        if limit is not None and measured is not None:
+            found.append(JointCheck(label, measured, limit, measured >= limit and not grows))
+    return found
+
+
 def _joint_rows(summary: Mapping[str, object], promised: Promise) -> list[tuple[str, str]]:
-    """What came of promises that hold single requests to all limits at once."""
     rows = []
-    within, good_per_s = (number_at(summary, "goodput", name) for name in ("fraction", "requests_per_s"))
-    if promised.attainment is not None and within is not None:
-        met = "met" if within >= promised.attainment else "missed"
-        rows.append((f"Requests within all limits, {share(promised.attainment)} promised", f"{share(within)}, {met}"))
-    if promised.goodput_per_s is not None and good_per_s is not None:
-        met = "met" if good_per_s >= promised.goodput_per_s else "missed"
-        label = f"Such requests a second, {rate(promised.goodput_per_s, 'req')} promised"
-        rows.append((label, f"{rate(good_per_s, 'req')}, {met}"))
+    for check in joint_checks(summary, promised):
+        kept = check.measured >= check.limit
+        ending = "met" if check.met else "missed, as the queue grows" if kept else "missed"
+        rows.append((f"{check.label}, {check.shown(check.limit)} promised", f"{check.shown(check.measured)}, {ending}"))
     return rows
 
 

@@ -11,7 +11,7 @@ from simkit.metrics.load import LoadPoint
 from simkit.metrics.slo import STATISTICS, targets
 from simkit.report import definitions, waterfall
 from simkit.report.data import ReportData, at
-from simkit.report.facts import latency_rows, missing_reason, resource_rows, traffic_rows
+from simkit.report.facts import JointCheck, latency_rows, missing_reason, resource_rows, traffic_rows
 from simkit.report.figures.cdf import gap_cdf, latency_cdf
 from simkit.report.figures.load import load_figures
 from simkit.report.figures.series import series_figures
@@ -55,8 +55,8 @@ def banners(data: ReportData, judged: Verdict) -> str:
 def verdict_tables(data: ReportData, judged: Verdict) -> str:
     """Targets, latency percentiles, and everything else the summary counts."""
     parts = []
-    if judged.checks:
-        rows = [_target_row(check) for check in judged.checks]
+    if judged.checks or judged.joint:
+        rows = [*map(_target_row, judged.checks), *map(_joint_row, judged.joint)]
         parts.append(table("Targets", ("target", "met", "measured", "limit", "of limit"), rows, "numbers"))
     latency = [[name, *values] for name, values in latency_rows(data.summary)]
     if latency:
@@ -204,6 +204,17 @@ def _target_row(check: TargetCheck) -> list[Cell | str]:
     of_limit = share(check.measured_s / check.target.limit_s) if check.measured_s is not None else "—"
     met = {True: "✓ met", False: "✗ missed", None: "not known"}[check.met]
     return [check.target.label, met, seconds(check.measured_s), seconds(check.target.limit_s), of_limit]
+
+
+def _joint_row(check: JointCheck) -> list[Cell | str]:
+    met = "✓ met" if check.met else "✗ missed"
+    return [
+        check.label,
+        met,
+        check.shown(check.measured),
+        check.shown(check.limit),
+        share(check.measured / check.limit),
+    ]
 
 
 def _mapping(value: object) -> dict[str, object]:

@@ -1,13 +1,13 @@
 """The answer in words: what load, which side of the knee, targets met or not."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from simkit.metrics.load import LoadPoint
-from simkit.metrics.slo import Target, targets
+from simkit.metrics.slo import ATTAINMENT, Promise, Target, promise, targets
 from simkit.report.data import ReportData, at, number_at
+from simkit.report.facts import JointCheck, joint_checks
 from simkit.report.units import count, multiple, rate, seconds
 
 Tone = Literal["good", "bad", "unsure"]
@@ -39,18 +39,20 @@ class Verdict:
     headline: str
     sentences: tuple[str, ...]
     checks: tuple[TargetCheck, ...]
+    joint: tuple[JointCheck, ...] = ()  # of what holds single requests to all limits at once
 
 
 def verdict(data: ReportData) -> Verdict:
     """The run's verdict; missing parts of the summary make it unsure, never wrong."""
     checks = tuple(check_targets(data))
+    joint = tuple(joint_checks(data.summary, promise(data.slo)))
     saturated = at(data.summary, "saturation", "saturated")
-    tone, headline = _headline(data, checks, saturated)
+    tone, headline = _headline(data, checks, joint, saturated)
     sentences = [_load_sentence(data), _knee_sentence(data, saturated), _slo_sentence(data)]
     reason = at(data.summary, "saturation", "reason")
     if isinstance(reason, str) and reason:
         sentences.insert(1, f"Saturation check: {reason.rstrip('.')}.")
-    return Verdict(tone, headline, tuple(s for s in sentences if s), checks)
+    return Verdict(tone, headline, tuple(s for s in sentences if s), checks, joint)
 
 
 def check_targets(data: ReportData) -> list[TargetCheck]:
@@ -70,43 +72,58 @@ def find_knee(sweep: Sequence[LoadPoint], slo: Mapping[str, float]) -> Knee:
     saturated = next((point for point in points if point.saturated), None)
     stable = [point for point in points if saturated is None or point.load < saturated.load]
     within = None
-    checkable = [target for target in targets(slo) if hasattr(points[0], target.key)] if points else []
-    for point in stable if checkable else []:
-        # NaN compares false: what is not known is not within its target
-        if not all(getattr(point, target.key) <= target.limit_s for target in checkable):
+    promised = promise(slo)
+    for point in stable if _checkable(points, promised) else []:
+        if not _keeps(point, promised):
             break
         within = point
     return Knee(stable[-1] if stable else None, saturated, within)
 
 
+def _checkable(points: Sequence[LoadPoint], promised: Promise) -> list[str]:
+    """The names of what is promised that a point of the curve can tell; goodput rises with the load, and is not asked."""
+    if not points:
+        return []
+    names = [target.label for target in promised.targets if hasattr(points[0], target.key)]
+    return [*names, ATTAINMENT] if promised.attainment is not None else names
+
+
+def _keeps(point: LoadPoint, promised: Promise) -> bool:
+    # NaN compares false: what is not known is not within its target
+    told = [target for target in promised.targets if hasattr(point, target.key)]
+    within = promised.attainment is None or point.goodput_fraction >= promised.attainment
+    return within and all(getattr(point, target.key) <= target.limit_s for target in told)
+
+
 def arrival_rate(data: ReportData) -> float | None:
     """Requests a second that the workload asked, None when it has fewer than two arrivals in time."""
-    for point in data.sweep:
-        if point.load == 1.0 and math.isfinite(point.rate_per_s):
-            return point.rate_per_s
+    # the curve's own rate may be that of the first part of a long workload, which is all that it replays
     arrival_ns = data.result.requests.arrival_ns
     span_ns = int(arrival_ns.max() - arrival_ns.min()) if len(arrival_ns) else 0
     return (len(arrival_ns) - 1) / (span_ns / 1e9) if span_ns > 0 else None
 
 
-def _headline(data: ReportData, checks: tuple[TargetCheck, ...], saturated: object) -> tuple[Tone, str]:
-    missed = [check for check in checks if check.met is False]
+def _headline(
+    data: ReportData, checks: tuple[TargetCheck, ...], joint: tuple[JointCheck, ...], saturated: object
+) -> tuple[Tone, str]:
+    missed = [check.target.label for check in checks if check.met is False]
+    missed += [check.label.lower() for check in joint if not check.met]
+    count_of_all = len(checks) + len(joint)
     if not len(data.result.requests):
         return "unsure", "The workload held no requests."
     if saturated is True:
-        ending = ", and no latency target can be met." if checks else "."
+        ending = ", and no latency target can be met." if count_of_all else "."
         return "bad", f"Overloaded: the queue keeps growing at this load{ending}"
     if number_at(data.summary, "requests", "finished") == 0:
         return "bad", "No request finished."
     if saturated is not False:
         return "unsure", "It is not known whether this load is stable: the summary holds no saturation check."
     if missed:
-        names = ", ".join(check.target.label for check in missed)
-        return "bad", f"Stable, but {len(missed)} of {_targets(len(checks))} missed: {names}."
+        return "bad", f"Stable, but {len(missed)} of {_targets(count_of_all)} missed: {', '.join(missed)}."
     if any(check.met is None for check in checks):
         return "unsure", "Stable at this load, but not every target could be checked."
-    if checks:
-        return "good", f"Stable at this load, and {'the target is' if len(checks) == 1 else 'all targets are'} met."
+    if count_of_all:
+        return "good", f"Stable at this load, and {'the target is' if count_of_all == 1 else 'all targets are'} met."
     return "unsure", "Stable at this load; no latency targets were given."
 
 
@@ -145,7 +162,7 @@ def _knee_sentence(data: ReportData, saturated: object) -> str:
 def _slo_sentence(data: ReportData) -> str:
     if not data.slo or not data.sweep:
         return ""
-    checkable = [target.label for target in targets(data.slo) if hasattr(data.sweep[0], target.key)]
+    checkable = _checkable(data.sweep, promise(data.slo))
     if not checkable:
         return ""
     within = find_knee(data.sweep, data.slo).within_slo

@@ -9,7 +9,8 @@ import pytest
 from simkit.errors import InputError
 from simkit.metrics.load import LoadPoint
 from simkit.report.data import ReportData
-from simkit.report.verdict import find_knee, verdict
+from simkit.report.html import render_report
+from simkit.report.verdict import arrival_rate, find_knee, verdict
 
 MakeData = Callable[..., ReportData]
 
@@ -43,6 +44,41 @@ def test_tone_follows_regime_and_target(
 ) -> None:
     judged = verdict(with_summary(data, saturated, ttft_p99_s))
     assert (judged.tone, judged.checks[0].met) == (tone, met)
+
+
+@pytest.mark.parametrize(
+    ("slo", "saturated", "tone", "words"),
+    [
+        ({"ttft_s": 1.0, "attainment": 0.95}, False, "good", "the target is met"),
+        ({"ttft_s": 1.0, "attainment": 0.97}, False, "bad", "1 of 1 target missed: requests within all limits"),
+        ({"ttft_s": 1.0, "attainment": 0.95}, True, "bad", "no latency target can be met"),
+        ({"ttft_s": 1.0, "goodput_per_s": 3.8}, False, "good", "the target is met"),
+        ({"ttft_s": 1.0, "goodput_per_s": 3.9}, False, "bad", "missed: such requests a second"),
+        ({"ttft_p99_s": 0.5, "attainment": 0.97}, False, "bad", "1 of 2 targets missed"),
+    ],
+)
+def test_promises_to_single_requests_are_judged(
+    data: ReportData, slo: dict[str, float], saturated: bool, tone: str, words: str
+) -> None:
+    summary = {
+        **with_summary(data, saturated, None if saturated else 0.1).summary,
+        "goodput": {"requests": 384, "fraction": 0.96, "requests_per_s": 3.84},
+    }
+    sweep = [point(0.5), replace(point(1.0), goodput_fraction=0.96)]
+    asked = replace(data, summary=summary, slo=slo, sweep=sweep)
+    judged = verdict(asked)
+    assert judged.tone == tone
+    assert words in judged.headline
+    assert "within all limits" in render_report(asked) or "goodput_per_s" in slo
+    within = find_knee(sweep, slo).within_slo
+    expected = {0.95: 1.0, 0.97: 0.5}.get(slo.get("attainment", 0.0))
+    assert (within.load if within is not None else None) == expected
+
+
+def test_the_rate_told_is_that_of_all_requests_though_the_curve_replays_the_first_ones(data: ReportData) -> None:
+    arrival_ns = data.result.requests.arrival_ns
+    expected = (len(arrival_ns) - 1) / ((arrival_ns[-1] - arrival_ns[0]) / 1e9)
+    assert arrival_rate(replace(data, sweep=[point(1.0)])) == pytest.approx(expected)
 
 
 def test_no_targets_is_no_success(data: ReportData) -> None:
