@@ -81,7 +81,7 @@ def find_knee(sweep: Sequence[LoadPoint], slo: Mapping[str, float]) -> Knee:
 
 
 def _checkable(points: Sequence[LoadPoint], promised: Promise) -> list[str]:
-    """The names of what is promised that a point of the curve can tell; goodput rises with the load, and is not asked."""
+    """The names of what is promised that a point of the curve can tell; goodput, which rises with the load, is not."""
     if not points:
         return []
     names = [target.label for target in promised.targets if hasattr(points[0], target.key)]
