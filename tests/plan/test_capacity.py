@@ -75,7 +75,8 @@ def test_a_rate_is_promised_to_all_or_not_at_all(h100: ReplicaSpec) -> None:
     short, enough = (replace(h100, limits=h100.limits._replace(max_model_len=n)) for n in (longest - 1, longest))
     refused = find_capacity(short, workload, slo)
     assert refused.rate_per_s is None
-    assert refused.binding == "rejected" and refused.probes[0].missed == ("rejected",)
+    assert refused.binding == "rejected"
+    assert refused.probes[0].missed == ("rejected",)
     assert find_capacity(enough, workload, slo).rate_per_s is not None
 
 

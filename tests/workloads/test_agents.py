@@ -116,10 +116,13 @@ def test_a_file_name_with_blanks_names_its_requests_whole(tmp_path: Path) -> Non
     (tmp_path / "my_first_session.json").write_text(json.dumps(SESSION))
     read = read_agent_sessions(tmp_path)
     ids = read.request_id
-    assert ids is not None and read.session_id is not None
-    assert len(set(ids)) == 10 and len(set(read.session_id)) == 2
+    assert ids is not None
+    assert read.session_id is not None
+    assert len(set(ids)) == 10
+    assert len(set(read.session_id)) == 2
     named = [name for parents in read.extra["parent_id"] if parents for name in str(parents).split()]
-    assert len(named) == 10 and set(named) <= set(ids)
+    assert len(named) == 10
+    assert set(named) <= set(ids)
 
 
 def test_files_of_one_name_in_two_folders_are_two_sessions_that_share_nothing(tmp_path: Path) -> None:
@@ -130,7 +133,8 @@ def test_files_of_one_name_in_two_folders_are_two_sessions_that_share_nothing(tm
         for place in ("x", "y"):
             tar.add(tmp_path / place / "s.json", f"{place}/s.json")
     read = read_agent_sessions(tmp_path / "two.tar")
-    assert read.session_id is not None and read.prefixes is not None
+    assert read.session_id is not None
+    assert read.prefixes is not None
     rows = {name: [row for row, other in enumerate(read.session_id) if other == name] for name in read.session_id}
     assert [len(found) for found in rows.values()] == [5, 5]
     start, ids = read.prefixes.start, read.prefixes.ids
