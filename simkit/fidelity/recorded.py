@@ -45,7 +45,7 @@ def compare_recorded(log: StepLog, timing: Timing) -> ComparedRun:
 
     Raises:
         InputError: there is no profile (a log names no device of the catalogue), the header lacks a size, or no
-            request line carries token times.
+            request line carries the times of all its tokens.
     """
     if timing.whole_step is None:
         raise InputError(
@@ -75,9 +75,13 @@ def compare_recorded(log: StepLog, timing: Timing) -> ComparedRun:
     # a mean over requests follows the mean step, stretched ones included; a median follows the median step
     predicted = replayed(timing.whole_step)
     typical = predicted if timing.typical_step is None else replayed(timing.typical_step)
-    medians = {metric: value for metric, value in figures(typical).items() if metric in MEDIANS}
     measured = measured_latencies(log)
-    whole = Compared(WHOLE, figures(predicted) | medians, figures(measured.seen), {}, None, None)
+    # of the same requests on both sides: those that were cut short load the engine, and have no latency to compare
+    same = np.isin(np.arange(len(workload)), measured.row)
+    medians = {metric: value for metric, value in figures(typical, same).items() if metric in MEDIANS}
+    whole = Compared(WHOLE, figures(predicted, same) | medians, figures(measured.seen), {}, None, None)
+    left_out = len(workload) - len(measured.row)
+    cut = (f"{left_out} requests without the times of all their tokens are replayed, and not compared",)
     return ComparedRun(
         id=log.path.name,
         model=str(header.model.get("name", "recorded")),
@@ -86,7 +90,7 @@ def compare_recorded(log: StepLog, timing: Timing) -> ComparedRun:
         step_time="profile",
         note=f"{len(workload)} recorded requests, {log.steps} recorded steps",
         stages=(whole,),
-        notes=(_paired(typical, measured),),
+        notes=(_paired(typical, measured), *(cut if left_out else ())),
     )
 
 
@@ -97,15 +101,18 @@ def _by(tables: StepTables, factor: float) -> StepTables:
 class Recorded(NamedTuple):
     """What the clients of a log saw."""
 
-    row: I64  # of the log's requests, those that have token times
+    row: I64  # of the log's requests, those that have the times of all their tokens
     seen: ClientLatencies
 
 
 def measured_latencies(log: StepLog) -> Recorded:
-    """What the clients recorded; InputError if no request carries token times."""
-    row = np.array([row for row, line in enumerate(log.requests) if line.token_times], dtype=np.int64)
+    """What the clients recorded of requests that got their whole answer; InputError if there is none."""
+    whole = [row for row, line in enumerate(log.requests) if 0 < line.output_tokens <= len(line.token_times)]
+    row = np.array(whole, dtype=np.int64)
     if len(row) == 0:
-        raise InputError(f"{log.path.name}: no request line has token_times, so there is nothing to compare with")
+        raise InputError(
+            f"{log.path.name}: no request line has token_times of all its tokens, so there is nothing to compare with"
+        )
     timed = [log.requests[i] for i in row.tolist()]
     arrival = np.array([line.arrival for line in timed])
     first = np.array([line.token_times[0] for line in timed])

@@ -1,8 +1,10 @@
 """The predictor against real servers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -65,6 +67,26 @@ def test_steps_fitted_on_one_recorded_run_predict_another(shared: Path, fitted: 
     paired = found.notes[0]
     e2e = float(paired.split("E2E ")[1].split("%")[0])
     assert abs(e2e) <= 7.0
+
+
+def test_requests_that_a_log_cut_short_are_on_neither_side(shared: Path, tmp_path: Path) -> None:
+    """The clients of a run that was broken off saw the beginnings of long answers, which are no latencies."""
+    whole = read_step_log(shared / "fidelity" / "vllm_cpu" / "run0.jsonl.gz")
+    profile = profile_timing(fit_steps([whole.path]))
+    middle = float(np.median([line.token_times[-1] for line in whole.requests]))
+    cut = tuple(
+        line.model_copy(update={"token_times": tuple(time for time in line.token_times if time <= middle)})
+        for line in whole.requests
+    )
+    kept = [line for line in whole.requests if line.token_times[-1] <= middle]
+    assert 0 < len(kept) < sum(bool(line.token_times) for line in cut)
+    found = compare_recorded(replace(whole, requests=cut), profile)
+    e2e_ms = [1e3 * (line.token_times[-1] - line.arrival) for line in kept]
+    assert found.whole.measured["e2e_mean"] == pytest.approx(np.mean(e2e_ms))
+    everybody = compare_recorded(whole, profile)
+    assert found.whole.predicted["e2e_mean"] != everybody.whole.predicted["e2e_mean"]
+    assert f"{len(cut) - len(kept)} requests without the times" in found.notes[1]
+    assert len(everybody.notes) == 1
 
 
 def test_means_follow_the_mean_step_and_medians_the_median_step(shared: Path) -> None:
