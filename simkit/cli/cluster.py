@@ -56,7 +56,10 @@ def run_cluster(config: RunConfig, folder: Path | None, rows: "Rows", json: bool
         fleet = _served(config, workload, 1.0, on_progress)
     result = merged_run(fleet)
     pools = pool_rows(config.cluster, specs)
-    summary = {**full_summary(config, spec, workload, result), "fleet": {**fleet_summary(fleet), "pools": pools}}
+    summary = {
+        **full_summary(config, spec, workload, result, fleet.replicas),
+        "fleet": {**fleet_summary(fleet), "pools": pools},
+    }
     if not are_alike(specs):
         del summary["memory_bytes"], summary["engine"]  # each pool's own are with it
     title = fleet_title(config.cluster, specs)

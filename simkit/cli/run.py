@@ -8,6 +8,8 @@ from simkit.cli.console import emit_json, people, progress, to_json, waiting_for
 from simkit.errors import InputError, PartialResultError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from simkit.cli.config import Config
     from simkit.engine.deployment import ReplicaSpec
     from simkit.metrics.result import RunResult
@@ -96,14 +98,23 @@ def run(
         raise PartialResultError("interrupted; what is printed or written is partial and says so")
 
 
-def full_summary(config: "Config", spec: "ReplicaSpec", workload: "Workload", result: "RunResult") -> dict[str, object]:
-    """The summary with all that it rests on: resolved configuration, memory, versions, seed."""
+def full_summary(
+    config: "Config",
+    spec: "ReplicaSpec",
+    workload: "Workload",
+    result: "RunResult",
+    replicas: "Sequence[RunResult] | None" = None,
+) -> dict[str, object]:
+    """The summary with all that it rests on: resolved configuration, memory, versions, seed.
+
+    `replicas` are the runs of a fleet of which `result` is the sum.
+    """
     from simkit.metrics.summary import summarize
     from simkit.versions import versions
 
     return {
         **summarize(result, config.slo),
-        "step_time": {**step_time_source(spec), **step_time_known(spec, result)},
+        "step_time": {**step_time_source(spec), **step_time_known(spec, replicas or [result])},
         "memory_bytes": dict(spec.memory.rows()),
         "engine": spec.limits._asdict(),
         "workload": {
@@ -125,13 +136,13 @@ def step_time_source(spec: "ReplicaSpec") -> dict[str, object]:
     return {"provenance": spec.provenance, "note": spec.provenance_note}
 
 
-def step_time_known(spec: "ReplicaSpec", result: "RunResult") -> dict[str, object]:
+def step_time_known(spec: "ReplicaSpec", runs: "Sequence[RunResult]") -> dict[str, object]:
     """The share of the steps' time that was measured, interpolated, extrapolated, assumed, where a profile says."""
     from simkit.metrics.step_time_shares import step_time_shares
 
     if spec.known is None:
         return {}
-    return {"share_of_time": step_time_shares(result, spec.known, spec.kv_tokens)}
+    return {"share_of_time": step_time_shares(runs, spec.known, spec.kv_tokens)}
 
 
 def _write(

@@ -1,5 +1,7 @@
 """What share of a run's device time stands on measured, interpolated, extrapolated and assumed step times."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,23 +13,29 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 
-def step_time_shares(result: RunResult, known: TableShares, kv_tokens: int) -> dict[str, float]:
-    """Shares by the words of `KNOWN`, summing to 1; all 0 for a run without steps.
+def step_time_shares(runs: Sequence[RunResult], known: TableShares, kv_tokens: int) -> dict[str, float]:
+    """Shares by the words of `KNOWN`, summing to 1; all 0 for runs without steps.
 
     Steps are not kept one by one, so attention is put together from the run's own counts: decodes at each batch size
     over the run's mean context, every prompt in chunks of the largest step. Linear layers and sampling are exact.
 
     Args:
-        result: the run.
-        known: of the tables that it ran on.
-        kv_tokens: tokens the KV cache holds.
+        runs: of one replica each; contexts cannot be told from several merged into one.
+        known: of the tables that they ran on.
+        kv_tokens: tokens the KV cache of one holds.
     """
+    total = np.sum([_known_ns(run, known, kv_tokens) for run in runs], axis=0)
+    whole = total.sum()
+    return {word: float(part / whole) if whole > 0 else 0.0 for word, part in zip(KNOWN, total, strict=True)}
+
+
+def _known_ns(result: RunResult, known: TableShares, kv_tokens: int) -> F64:
+    """[tags] of one replica's steps."""
     total = _by_steps(known.linear_ns, result.batch_tokens.count)
     total += _by_steps(known.sample_ns, result.batch_requests.count)
     total += _decodes(result, known.decode_ns, known.decode_window_ns, kv_tokens)
     total += _prefills(result, known)
-    whole = total.sum()
-    return {word: float(part / whole) if whole > 0 else 0.0 for word, part in zip(KNOWN, total, strict=True)}
+    return total
 
 
 def _by_steps(table: F64, count: I64) -> F64:

@@ -159,7 +159,9 @@ def _kv(result: RunResult) -> Tree:
 
 
 def _prefix_cache(result: RunResult) -> Tree:
-    started = result.requests.status != Status.REJECTED
-    prompts = int(result.requests.prompt_tokens[started].sum())
-    hits = int(result.requests.hit_tokens.sum())
+    requests = result.requests
+    # who gave up while it waited was never looked up
+    started = (requests.status == Status.FINISHED) | (requests.scheduled_ns > 0) | (requests.generated_tokens > 0)
+    prompts = int(requests.prompt_tokens[started].sum())
+    hits = int(requests.hit_tokens.sum())
     return {"hit_tokens": hits, "hit_rate": hits / prompts if prompts else 0.0}

@@ -159,7 +159,7 @@ def known_shares(unit: Unit, served: Served) -> dict[str, float] | None:
     """Measured, interpolated, extrapolated or assumed: the shares of a replay's step time; of a group its decode's."""
     spec, run = (unit.decode, served.runs[-1]) if isinstance(unit, Group) else (unit, served.runs[0])
     if spec.known is not None:
-        return step_time_shares(run, spec.known, spec.kv_tokens)
+        return step_time_shares([run], spec.known, spec.kv_tokens)
     return {"assumed": 1.0} if spec.provenance == PROVENANCE else None
 
 

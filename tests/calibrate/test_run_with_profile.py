@@ -35,6 +35,20 @@ def test_a_run_says_what_share_of_its_time_is_known_how(profile: Path) -> None:
     assert shares["assumed"] > 0.0
 
 
+def test_replicas_that_do_the_same_know_as_much_as_one_does(profile: Path, tmp_path: Path) -> None:
+    """The same requests twice, dealt in turn, are one replica's requests on each of two."""
+    found = []
+    for copies in (1, 2):
+        lines = [f"{i},{2000 + 10 * i},{20 + i}\n" * copies for i in range(40)]
+        trace = tmp_path / f"{copies}.csv"
+        trace.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" + "".join(lines))
+        own = ("--model", "llama-3.1-8b", "--device", "h100", "--profile", str(profile), "--trace", str(trace))
+        fleet = ("--set", f"cluster.replicas={copies}", "--json")
+        done = CliRunner().invoke(app, ["run", *own, *fleet], catch_exceptions=False)
+        found.append(json.loads(done.stdout)["step_time"]["share_of_time"])
+    assert found[1] == pytest.approx(found[0], abs=1e-12)
+
+
 def test_a_profile_of_another_device_is_refused_unless_allowed(profile: Path) -> None:
     wrong = [*RUN, "--device", "h200", "--profile", str(profile)]
     with pytest.raises(InputError, match="was measured on h100-sxm, and the deployment is on h200; give --device h100"):

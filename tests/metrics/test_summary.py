@@ -1,5 +1,7 @@
 """Percentiles, goodput and histograms against their definitions, worked out by numpy or by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from simkit.engine.simulate import simulate
 from simkit.engine.state import Limits
 from simkit.errors import InputError
 from simkit.metrics.latency import finished_latencies
-from simkit.metrics.result import Histogram, RunResult
+from simkit.metrics.result import Histogram, RunResult, Status
 from simkit.metrics.slo import targets
 from simkit.metrics.summary import goodput, statistics, summarize
 from simkit.models.steptables import constant_tables
@@ -48,6 +50,19 @@ def test_a_prompt_too_long_is_rejected_and_meets_no_target() -> None:
     good = goodput(result, finished_latencies(result.requests), targets({"ttft_p99_s": 1.0}))
     assert summarize(result)["requests"] == {"arrived": 2, "unfinished": 0, "finished": 1, "rejected": 1}
     assert good["fraction"] == 0.5
+
+
+def test_a_prompt_that_nobody_looked_up_is_no_miss_of_the_prefix_cache() -> None:
+    result = run([0, 500, 900], [10, 20, 40], [3, 1, 1])
+    requests = replace(
+        result.requests,
+        hit_tokens=np.array([0, 5, 0], dtype=np.int32),
+        status=np.array([Status.FINISHED, Status.FINISHED, Status.TIMED_OUT], dtype=np.int8),
+        scheduled_ns=np.array([0, *result.requests.scheduled_ns[1:2], 0]),
+        generated_tokens=np.array([3, 1, 0], dtype=np.int32),
+    )
+    summary = summarize(replace(result, requests=requests))
+    assert summary["prefix_cache"] == {"hit_tokens": 5, "hit_rate": 5 / 30}
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=200))
