@@ -6,6 +6,7 @@ from typing import Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from simkit.cli.console import people
 from simkit.cli.profile import with_profile
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.errors import InputError
@@ -16,7 +17,7 @@ from simkit.workloads.generate import GeneratorSpec, generate, load_spec
 from simkit.workloads.own_columns import TimeUnit, own_format
 from simkit.workloads.presets import preset
 from simkit.workloads.readers import read_workload
-from simkit.workloads.transform import rate_to, take, time_scale
+from simkit.workloads.transform import rate_to, take, time_scale, without_lead_in
 from simkit.workloads.workload import Workload
 from simkit.yaml_file import read_mapping
 
@@ -189,6 +190,9 @@ def load_workload(source: WorkloadSource, seed: int) -> Workload:
             seed=seed,
             arrivals=times,
         )
+        workload = without_lead_in(workload) if times is None else workload
+        if workload.left_out:
+            people.print(f"{source.trace}: {workload.left_out}", markup=False, style="yellow")
     elif source.preset is not None:
         return _scaled(
             preset(

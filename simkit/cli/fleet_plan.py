@@ -137,6 +137,8 @@ def fleet_plan(config: PlanConfig, folder: Path | None, study: Path | None, work
         write_atomically(folder / "plan.html", page.encode())
         if decision is not None:
             write_atomically(folder / "deployment.yaml", decision.launch.kubernetes.encode())
+        else:
+            (folder / "deployment.yaml").unlink(missing_ok=True)  # an earlier plan's, which this one contradicts
     if json:
         emit_json(whole)
     else:

@@ -47,6 +47,7 @@ def one_replica_plan(config: Config, folder: Path | None, seeds: int, json: bool
     tree = {**_tree(config, spec, workloads, answers), "at_rate": None if there is None else one_replica_tree(there)}
     lines = [] if there is None else one_replica(there)
     if folder is not None:
+        (folder / "plan.html").unlink(missing_ok=True)  # of an earlier answer, where this one has none
         _write(folder, config, spec, workloads[0], answers, tree)
         if there is not None:
             title = f"{spec.architecture.name} on {spec.device.name}: {workloads[0].name}"
@@ -208,7 +209,8 @@ def _show(
             people.print(line, markup=False)
     people.print(f"step times: {spec.provenance}, {spec.provenance_note}", markup=False, style="yellow")
     if folder is not None:
-        people.print(f"report: {folder / 'plan.html'}; a run at that rate: {folder / 'report.html'}", markup=False)
+        shown = f"{folder / 'plan.html'}; a run at that rate: " if lines else "a run at the lowest rate tried: "
+        people.print(f"report: {shown}{folder / 'report.html'}", markup=False)
 
 
 def _reason(missed: str) -> str:

@@ -8,7 +8,7 @@ time, whatever the traffic, so no number of replications narrows what that doubt
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -149,8 +149,14 @@ def _difference(first: Contender, other: Contender, before: Sequence[Run], behin
         usd_per_million_requests=next_interval(prices),
         cheaper=share_interval(sum(gap < 0 for gap in prices), len(prices)),
         dearer=share_interval(sum(gap > 0 for gap in prices), len(prices)),
-        same=all(a.planned == b.planned and a.held_per_s == b.held_per_s for a, b in pairs),
+        same=all(_alike(a.planned, b.planned) and a.held_per_s == b.held_per_s for a, b in pairs),
     )
+
+
+def _alike(one: Observation, other: Observation) -> bool:
+    """Whether two observations are the same; a figure that neither has (TPOT of one-token answers) is no difference."""
+    alike = all(_gap(one.figures[key], other.figures[key]) == 0.0 for key in one.figures)
+    return alike and replace(one, figures={}) == replace(other, figures={})
 
 
 def _gap(value: float, before: float) -> float:

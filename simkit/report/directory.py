@@ -49,27 +49,39 @@ def write_result(folder: Path, data: ReportData, summary_json: str, config_yaml:
         contents["requests.csv.gz"] = requests_csv(data.result.requests, data.places)
     elif rows == "parquet":
         contents["requests.parquet"] = requests_parquet(data.result.requests, data.places)
+    paths = write_together({folder / name: content for name, content in contents.items()})
     # what an earlier run left here is not of this result
     for name in set(FILES) - set(contents):
         (folder / name).unlink(missing_ok=True)
-    return [write_atomically(folder / name, content) for name, content in contents.items()]
+    return paths
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
     """Write a file so that nobody ever sees half of it; InputError if the place cannot be written."""
+    return write_together({path: content})[0]
+
+
+def write_together(contents: Mapping[Path, bytes]) -> list[Path]:
+    """Write files so that nobody sees half of one, nor, where the disk is full, some of this result beside another's.
+
+    All are written under other names before the first is called by its own. InputError if a place cannot be written.
+    """
+    waiting: dict[Path, Path] = {}
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
+        for path, content in contents.items():
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            waiting[path] = Path(temporary)
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
             os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        for path, written in waiting.items():
+            os.replace(written, path)
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or 'cannot be written').lower()}; choose another --out") from None
-    return path
+    finally:
+        for written in waiting.values():
+            written.unlink(missing_ok=True)
+    return list(contents)
 
 
 def check_rows(rows: str) -> Rows:

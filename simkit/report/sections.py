@@ -48,6 +48,10 @@ def banners(data: ReportData, judged: Verdict) -> str:
         )
     elif provenance is not None:
         boxes.append(f'<p class="note">Step times: {text(provenance)}.</p>')
+    dropped = {str(k): v for k, v in _mapping(at(data.summary, "workload", "dropped_rows")).items() if v}
+    if dropped:
+        said = ", ".join(f"{reason} {number}" for reason, number in dropped.items())
+        boxes.append(f'<p class="note">Rows of the trace left out while reading: {text(said)}.</p>')
     boxes += [f'<p class="note">{text(note)}</p>' for note in data.result.notes]
     return "\n".join(boxes)
 

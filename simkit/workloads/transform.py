@@ -67,6 +67,25 @@ def window(workload: Workload, start_s: float, end_s: float) -> Workload:
     return _recorded(part, f"window({start_s:g}, {end_s:g})")
 
 
+LEAD_IN = 0.01  # of a trace's span: a longer wait for the first request would show in every rate over the run
+
+
+def without_lead_in(workload: Workload) -> Workload:
+    """Times from the first request on, where a trace counts them from long before: since 1970, or since some midnight.
+
+    Rates, shares of time and means over time are over a run from time 0 on, of which nobody wants decades before the
+    first request. A lead-in of at most `LEAD_IN` of the trace stays.
+    """
+    if not len(workload):
+        return workload
+    first, last = int(workload.arrival_us[0]), int(workload.arrival_us[-1])
+    if first <= LEAD_IN * (last - first):
+        return workload
+    note = f"the first request came at {first / 1e6:.12g} s; times count from it"
+    moved = replace(workload, arrival_us=workload.arrival_us - first, notes=(*workload.notes, note))
+    return _recorded(moved, f"without_lead_in({first / 1e6:.12g} s)")
+
+
 def fit_context(workload: Workload, max_model_len: int, mode: Literal["drop", "clip"] = "drop") -> Workload:
     """No request longer than `max_model_len` tokens, prompt and answer together.
 

@@ -50,3 +50,10 @@ class Workload:
 
     def __len__(self) -> int:
         return len(self.arrival_us)
+
+    @property
+    def left_out(self) -> str:
+        """What reading left out, in words; "" where it took every row."""
+        rows = sum(self.dropped_rows.values())
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.dropped_rows.items() if count)
+        return f"rows left out while reading: {rows:,} ({reasons})" if rows else ""

@@ -52,6 +52,30 @@ def test_public_traces_are_replayed_whole(simkit, shared: Path, trace: str, requ
         assert tree["latency_s"]["ttft"]["p99"] is None
 
 
+def test_rates_are_over_the_traffic_wherever_a_trace_begins_to_count(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Milliseconds since 1970, as a log has them, and since the first request: the same run."""
+    trees = []
+    for name, first_ms in (("epoch", 1_700_000_000_000), ("own", 0)):
+        rows = [{"timestamp": first_ms + 500 * i, "input_length": 600, "output_length": 20} for i in range(100)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        trees.append(outcome(simkit("run", *LLAMA, "--trace", tmp_path / f"{name}.jsonl", "--json")))
+    epoch, own = trees
+    for part in ("throughput", "goodput", "kv", "busy_fraction", "duration_s", "latency_s"):
+        assert epoch[part] == own[part], part
+    assert own["throughput"]["requests_per_s"] == pytest.approx(2.0, rel=0.02)
+    assert "the first request came at 1700000000 s" in epoch["workload"]["notes"][0]
+    assert own["workload"]["notes"] == []
+
+
+def test_rows_left_out_are_told_of(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    rows = [f"2023-11-16 18:00:{i:02}.0000000,100,{i % 2}" for i in range(40)]
+    (tmp_path / "trace.csv").write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]) + "\n")
+    done = simkit("run", *LLAMA, "--trace", tmp_path / "trace.csv", "--out", tmp_path / "out", "--json")
+    assert outcome(done)["workload"]["dropped_rows"] == {"no_output": 20}
+    assert "rows left out while reading: 20 (no_output 20)" in done.stderr
+    assert "left out while reading: no_output 20" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_the_same_seed_gives_the_same_bytes_in_two_processes(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     arguments = (*LLAMA, "--preset", "azure-conv-2023", "-n", 500, "--json")
     files = []

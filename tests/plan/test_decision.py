@@ -203,6 +203,16 @@ def test_equal_deployments_differ_by_exactly_nothing() -> None:
     assert difference.cheaper.value == difference.dearer.value == 0.0
 
 
+def test_equal_deployments_are_equal_where_answers_of_one_token_have_no_tpot() -> None:
+    def short(number: int) -> Workload:
+        drawn = draw(number)
+        return replace(drawn, output_tokens=np.ones_like(drawn.output_tokens))
+
+    both = [replace(contender(name, BASE), draw=short) for name in ("a", "b")]
+    (difference,) = compare(both, promise({"ttft_p99_s": 1.0}), 2).differences
+    assert difference.same
+
+
 def test_a_difference_is_known_better_than_the_figures() -> None:
     found: Comparison = compare(
         [
