@@ -209,7 +209,8 @@ def _show(
             people.print(line, markup=False)
     people.print(f"step times: {spec.provenance}, {spec.provenance_note}", markup=False, style="yellow")
     if folder is not None:
-        shown = f"{folder / 'plan.html'}; a run at that rate: " if lines else "a run at the lowest rate tried: "
+        page = f"{folder / 'plan.html'}; " if lines else ""
+        shown = page + ("a run at the lowest rate tried: " if chosen is None else "a run at that rate: ")
         people.print(f"report: {shown}{folder / 'report.html'}", markup=False)
 
 

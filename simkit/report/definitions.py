@@ -50,7 +50,7 @@ METRICS = (
     ("KV blocks held", "blocks held by admitted requests / blocks of the replica", "1 means preemption is near", ""),
     (
         "Prefix cache hit rate",
-        "prompt tokens found at first admission / prompt tokens served",
+        "prompt tokens found at first admission / prompt tokens of requests admitted",
         "computed before for another prompt that begins alike, and not computed again",
         "vLLM prefix_cache_hits / prefix_cache_queries",
     ),
