@@ -130,10 +130,37 @@ def _blocks_drawn(workload: Workload, rng: np.random.Generator) -> Workload:
     gaps = np.diff(workload.arrival_us)
     gaps = np.append(gaps, round(float(gaps.mean())))
     arrivals = np.concatenate(([0], np.cumsum(gaps[rows][:-1])))
-    use = np.repeat(_earlier_uses(starts), size)[:n]
+    use = np.repeat(_layers(starts, size, n), size)[:n]
     part = selected(workload, rows)
-    apart = _apart(part.prefixes, use)
+    # who is drawn again is another user, with what users share: text that is asked for longer than a block lasts
+    apart = _apart(part.prefixes, use, _ids_that_outlive(workload.prefixes, size))
     return replace(part, arrival_us=arrivals.astype(np.int64), request_id=None, extra={}, prefixes=apart)
+
+
+def _layers(starts: I64, size: int, n: int) -> I64:
+    """[blocks] a number for each block of `size` rows from `starts` on, around n: none overlaps one of its own number.
+
+    Each has the least that is free when it is drawn, so that no row stands twice under one number.
+    """
+    layers = np.zeros(len(starts), dtype=np.int64)
+    for i, start in enumerate(starts.tolist()):
+        behind = (starts[:i] - start) % n
+        taken = set(layers[:i][np.minimum(behind, n - behind) < size].tolist())
+        layers[i] = next(layer for layer in range(i + 1) if layer not in taken)
+    return layers
+
+
+def _ids_that_outlive(prefixes: Prefixes | None, requests: int) -> I64 | None:
+    """Ids whose first and last use lie at least so many requests apart."""
+    if prefixes is None:
+        return None
+    known, dense = np.unique(prefixes.ids, return_inverse=True)
+    of = np.repeat(np.arange(len(prefixes.start) - 1), np.diff(prefixes.start))
+    first, last = np.full(len(known), len(prefixes.start)), np.full(len(known), -1)
+    np.minimum.at(first, dense, of)
+    np.maximum.at(last, dense, of)
+    outlive: I64 = known[last - first >= requests]
+    return outlive
 
 
 def _sessions_drawn(workload: Workload, rng: np.random.Generator) -> Workload:

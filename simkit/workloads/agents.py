@@ -159,7 +159,7 @@ def _seconds(name: str, value: float) -> float:
 
 
 def _tokens(entry: dict[str, object], name: str) -> int:
-    tokens = int(entry[name])  # type: ignore[call-overload]
+    tokens: int = int(entry[name])  # type: ignore[call-overload]
     if not 0 <= tokens <= MAX_TOKENS:
         raise ValueError(f"{name}={tokens} is no number of tokens; between 0 and {MAX_TOKENS} is wanted")
     return tokens

@@ -15,6 +15,7 @@ from simkit.plan.scenario import drifted, with_burst
 from simkit.plan.sweep import mean_rate
 from simkit.plan.traffic import I64, replica_share, resampled
 from simkit.workloads.presets import preset
+from simkit.workloads.sharing import ideal_sharing
 from simkit.workloads.workload import Prefixes, Workload
 
 
@@ -252,3 +253,26 @@ def test_longer_prompts_share_as_large_a_part_as_before() -> None:
     # a prompt's blocks are whole numbers: less than one of each prompt is lost in rounding
     rounding = len(longer) * longer.prefixes.block_tokens / float(longer.prompt_tokens.sum())
     assert found(shared) - rounding < found(longer) <= found(shared)
+
+
+def test_a_bootstrap_of_a_trace_that_shares_nothing_shares_nothing(chat: Workload) -> None:
+    """Blocks that overlap have requests in common, which are different users' when they are drawn again."""
+    n = len(chat)
+    prompt = np.full(n, 160, dtype=np.int32)
+    alone = replace(chat, prompt_tokens=prompt, prefixes=Prefixes(16, 10 * np.arange(n + 1), np.arange(10 * n)))
+    for seed in range(5):
+        sharing = ideal_sharing(resampled(alone, seed))
+        assert sharing is not None
+        assert sharing.token_hit_rate == 0.0
+
+
+def test_bootstraps_of_a_trace_share_as_much_as_the_trace_does() -> None:
+    """What an endless cache would find in samples scatters around what it finds in the trace itself."""
+    trace = preset("mooncake-conversation", requests=4000, rate_per_s=1.0, seed=0)
+    own = ideal_sharing(trace)
+    found = [ideal_sharing(resampled(trace, seed)) for seed in range(8)]
+    rates = [sharing.token_hit_rate for sharing in found if sharing is not None]
+    assert own is not None
+    assert len(rates) == 8
+    assert min(rates) < own.token_hit_rate + 0.01
+    assert np.mean(rates) == pytest.approx(own.token_hit_rate, abs=0.04)
