@@ -33,10 +33,11 @@ def describe(
 ) -> None:
     """Rate, burstiness, lengths and prefix sharing of a trace."""
     from simkit.workloads.describe import describe as describe_workload
+    from simkit.workloads.transform import without_lead_in
 
     form = _format(trace_format, columns, time_unit)
     workload = _read(trace, form, sort, skip_bad_rows, spread_ticks)
-    found = describe_workload(workload)
+    found = describe_workload(without_lead_in(workload))
     if json:
         emit_json(asdict(found))
     else:

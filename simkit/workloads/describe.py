@@ -40,7 +40,7 @@ class Description:
     name: str
     requests: int
     span_s: float  # from the trace's start to the last arrival
-    rate_per_s: float | None  # requests over span
+    rate_per_s: float | None  # gaps over their sum, as `transform.rate_to` scales it
     gap_cv: float | None  # standard deviation over mean of the gaps between arrivals: 1 for Poisson
     counts: tuple[Counts, ...]  # for `WINDOWS_S`, those that fit twice into the span
     prompt_tokens: LengthSummary
@@ -65,7 +65,7 @@ def describe(workload: Workload) -> Description:
         name=workload.name,
         requests=len(workload),
         span_s=span_s,
-        rate_per_s=len(workload) / span_s if span_s > 0 else None,
+        rate_per_s=1e6 / float(gaps.mean()) if len(gaps) and gaps.mean() > 0 else None,
         gap_cv=float(gaps.std() / gaps.mean()) if len(gaps) and gaps.mean() > 0 else None,
         counts=tuple(c for c in counts if c is not None),
         prompt_tokens=length_summary(workload.prompt_tokens),

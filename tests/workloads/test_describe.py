@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from simkit.workloads.describe import describe, spearman, window_counts
 from simkit.workloads.readers import read_workload
 from simkit.workloads.sharing import ideal_sharing
+from simkit.workloads.transform import rate_to
 from simkit.workloads.workload import Prefixes, Workload
 
 # facts/workloads.md, section 1: rows, span s, rate/s, CV, dispersion at 1/10/60 s, peak/mean at 1 and 60 s,
@@ -166,3 +167,12 @@ def test_one_request_has_no_rate() -> None:
     found = describe(Workload("x", np.array([0]), one, one))
     assert (found.rate_per_s, found.gap_cv, found.rank_correlation, found.sharing) == (None, None, None, None)
     assert found.longest_request_tokens == 10
+
+
+@pytest.mark.parametrize("start_us", [0, 7_000_000])
+def test_the_rate_is_the_one_that_scaling_goes_by(start_us: int) -> None:
+    arrivals = start_us + np.array([0, 1, 3, 4]) * 1_000_000
+    lengths = np.full(4, 10, dtype=np.int32)
+    workload = Workload("by hand", arrivals, lengths, lengths)
+    assert describe(workload).rate_per_s == pytest.approx(3 / 4)
+    assert describe(rate_to(workload, 2.0)).rate_per_s == pytest.approx(2.0)
