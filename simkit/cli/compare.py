@@ -69,7 +69,7 @@ def _contender(config: "CompareConfig", name: str) -> "Contender":
     from simkit.cli.config import load_workload, resolve_replica
     from simkit.cli.step_time_error import step_time_error
     from simkit.plan.paired import Contender
-    from simkit.plan.sweep import mean_rate
+    from simkit.plan.sweep import own_rate
 
     spec = resolve_replica(config)
     workload = load_workload(config.workload, config.seed)
@@ -81,7 +81,7 @@ def _contender(config: "CompareConfig", name: str) -> "Contender":
         gpus=config.deployment.layout.gpus,
         usd_per_gpu_hour=price,
         draw=partial(_drawn, config=config, workload=workload),
-        rate_per_s=mean_rate(workload),
+        rate_per_s=own_rate(workload),
         error=step_time_error(spec, config, config.step_time_spread),
         recorded=not config.workload.seeded,
     )

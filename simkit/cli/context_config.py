@@ -13,7 +13,7 @@ from simkit.plan.confidence import StepTimeError
 from simkit.plan.context import ContextSettings
 from simkit.plan.context_cells import ContextQuestion
 from simkit.plan.space import Kind
-from simkit.plan.sweep import mean_rate
+from simkit.plan.sweep import own_rate
 from simkit.workloads.workload import Workload
 
 
@@ -29,7 +29,7 @@ def context_question(config: ContextConfig, workload: Workload) -> ContextQuesti
     return ContextQuestion(
         deployment=config.deployment,
         workload=workload,
-        own_rate_per_s=mean_rate(workload),
+        own_rate_per_s=own_rate(workload),
         promise=promise(config.slo),
         settings=config.context,
         spec_of=partial(_spec_of, config=config),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from simkit.engine.deployment import ReplicaSpec
 from simkit.engine.simulate import simulate
+from simkit.errors import InputError
 from simkit.metrics.front_end import with_front_end
 from simkit.metrics.latency import finished_latencies
 from simkit.metrics.load import LoadPoint
@@ -52,6 +53,17 @@ def mean_rate(workload: Workload) -> float:
     """Requests a second over the workload's span; NaN if it has none."""
     span_us = int(workload.arrival_us[-1] - workload.arrival_us[0])
     return (len(workload) - 1) / (span_us / 1e6) if span_us > 0 else math.nan
+
+
+def own_rate(workload: Workload) -> float:
+    """`mean_rate` of a workload that has one; InputError for a single request, or all at one moment."""
+    rate = mean_rate(workload)
+    if math.isnan(rate):
+        raise InputError(
+            f"workload {workload.name}: all requests arrive at once, so it has no rate; draw times for them, for "
+            "instance with workload.arrivals=poisson and workload.rate=1"
+        )
+    return rate
 
 
 def load_point(result: RunResult, load: float, rate_per_s: float, slo: Mapping[str, float]) -> LoadPoint:

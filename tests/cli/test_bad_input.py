@@ -141,3 +141,11 @@ def test_an_output_directory_that_cannot_be_written(simkit, tmp_path: Path) -> N
     else:
         tmp_path.chmod(0o500)
         one_line(simkit("run", *LLAMA, *PRESET, "--out", tmp_path / "out"), "--out")
+
+
+def test_one_request_has_no_rate(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "one.csv").write_text(HEADER + ROW)
+    (tmp_path / "a.yaml").write_text(H100 + "workload: {trace: one.csv}\n")
+    said = ("all requests arrive at once", "workload.arrivals=poisson")
+    one_line(simkit("context", *LLAMA, "--trace", "one.csv", "--slo", "ttft_p99=1", "--json", cwd=tmp_path), *said)
+    one_line(simkit("compare", "a.yaml", "a.yaml", "--json", cwd=tmp_path), *said)
