@@ -118,9 +118,9 @@ def paired_page(found: Comparison, lines: Sequence[str], tree: Mapping[str, obje
     said = "".join(f"<p>{text(line)}</p>" for line in lines[1:])
     top = f'<div class="banner unsure" role="status"><p class="headline">{text(lines[0])}</p>{said}</div>'
     note = (
-        f"Means over {found.replications} replications, each with one traffic for all; differences with the 95 % "
-        "interval of their mean. Prices at the knee have the step times in doubt: of their differences it is the "
-        "interval in which one more replication would be found."
+        f"{found.replications} replications, each with one traffic for all. Figures are means over them, and of a "
+        "recorded trace its own; differences with the 95 % interval of their long-run value. Prices at the knee have "
+        "the step times in doubt: of their differences it is the interval in which one more replication would be found."
     )
     numbers = table("Figures and differences", _head(found), _rows(found), "numbers") + f"<p>{text(note)}</p>"
     written = yaml.safe_dump(plain(tree.get("configs")), sort_keys=False, allow_unicode=True, width=100)
