@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simkit.cli import options
-from simkit.cli.console import emit_json, people, progress, to_json, waiting_for
+from simkit.cli.console import emit_json, people, progress, to_json, waiting_for, whole_or_nothing
 from simkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def compare(
         for discipline in sorted({one.deployment.engine.discipline for one in resolved}):
             warm_up(discipline)
     contenders = [_contender(one, name) for one, name in zip(resolved, _names(configs), strict=True)]
-    with progress("replications", replications) as on_replication:
+    with whole_or_nothing(), progress("replications", replications) as on_replication:
         found = compare_contenders(contenders, promised, replications, on_replication)
     _present(found, resolved, out, json)
 

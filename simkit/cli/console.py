@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from simkit.errors import PartialResultError
+
 WIDTH_IN_A_FILE = 120
 
 people = Console(stderr=True, highlight=False)
@@ -44,6 +46,15 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=people, transient=True, disable=not people.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def whole_or_nothing() -> Iterator[None]:
+    """For work of which a part is no answer: an interrupt ends in a line that says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise PartialResultError("interrupted before the answer; nothing was written") from None
 
 
 @contextmanager

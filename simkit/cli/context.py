@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from simkit.cli import options
-from simkit.cli.console import emit_json, people, progress, to_json, waiting_for
+from simkit.cli.console import emit_json, people, progress, to_json, waiting_for, whole_or_nothing
 from simkit.errors import InputError, TargetNotMetError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def context(
     with waiting_for("compiling the engine, which is kept for later runs"):
         warm_up(resolved.deployment.engine.discipline)
     question = context_question(resolved, workload)
-    with progress("cells", len(list(question.places()))) as on_progress:
+    with whole_or_nothing(), progress("cells", len(list(question.places()))) as on_progress:
         found = cells(question, on_progress)
     _present(resolved, question, found, folder, json)
 

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from simkit.cli.console import whole_or_nothing
+from simkit.errors import PartialResultError
+
 LLAMA = ("--model", "llama-3.1-8b", "--device", "h100")
 
 
@@ -154,6 +157,11 @@ def test_an_interrupted_run_keeps_what_it_has_and_says_so(
     assert 0 < tree["requests"]["unfinished"] < 2_000_000
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["complete"] is False
     assert "partial" in (tmp_path / "out" / "report.html").read_text().lower()
+
+
+def test_an_interrupt_of_what_has_no_partial_answer_is_told() -> None:
+    with pytest.raises(PartialResultError, match="nothing was written"), whole_or_nothing():
+        raise KeyboardInterrupt
 
 
 def agents_session(starts_s: list[float]) -> dict[str, object]:
