@@ -84,6 +84,15 @@ def test_conformal_interval_holds_its_share_of_new_values(count: int) -> None:
     assert 0.86 <= np.mean(held) <= 0.94
 
 
+@pytest.mark.parametrize(("count", "told"), [(18, False), (19, True)])
+def test_no_interval_is_told_that_cannot_hold_its_share(count: int, told: bool) -> None:
+    """Not even all between the least and the largest of n errors holds 90 % of new ones where (n - 1) / (n + 1) < 0.9."""
+    assert ((count - 1) / (count + 1) >= 0.9) is told
+    residuals = Residuals(("other",) * count, {"itl_mean": np.linspace(-0.1, 0.1, count)})
+    assert (interval("itl_mean", 10.0, residuals) is not None) is told
+    assert (step_factors(residuals) != (1.0, 1.0)) is told
+
+
 def test_a_runs_own_model_does_not_judge_it() -> None:
     errors = np.concatenate([np.full(5, 3.0), np.linspace(-0.1, 0.1, 20)])
     residuals = Residuals(("own",) * 5 + ("other",) * 20, {"itl_mean": errors})
