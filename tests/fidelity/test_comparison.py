@@ -86,7 +86,7 @@ def test_conformal_interval_holds_its_share_of_new_values(count: int) -> None:
 
 @pytest.mark.parametrize(("count", "told"), [(18, False), (19, True)])
 def test_no_interval_is_told_that_cannot_hold_its_share(count: int, told: bool) -> None:
-    """Not even all between the least and the largest of n errors holds 90 % of new ones where (n - 1) / (n + 1) < 0.9."""
+    """Between the least and the largest of n errors lie (n - 1) / (n + 1) of new ones."""
     assert ((count - 1) / (count + 1) >= 0.9) is told
     residuals = Residuals(("other",) * count, {"itl_mean": np.linspace(-0.1, 0.1, count)})
     assert (interval("itl_mean", 10.0, residuals) is not None) is told
