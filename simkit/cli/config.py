@@ -192,7 +192,7 @@ def load_workload(source: WorkloadSource, seed: int) -> Workload:
         )
         workload = without_lead_in(workload) if times is None else workload
         if workload.left_out:
-            people.print(f"{source.trace}: {workload.left_out}", markup=False, style="yellow")
+            people.print(f"{source.trace}: {workload.left_out}", markup=False, style="yellow", soft_wrap=True)
     elif source.preset is not None:
         return _scaled(
             preset(
