@@ -94,16 +94,19 @@ def _apart(prefixes: Prefixes | None, copies: I64, common: I64 | None = None) ->
     return replace(prefixes, ids=dense.astype(np.int64) + owner * len(known))
 
 
-def _ids_of_several(prefixes: Prefixes | None, session: I64) -> I64 | None:
-    """What several sessions ([n] the number of each request's) have in common: tools, a system prompt."""
+def _ids_of_several(prefixes: Prefixes | None, number: I64, apart: int = 1) -> I64 | None:
+    """Ids that requests have in common whose numbers ([n], from 0 and below n) are at least so far apart.
+
+    With the numbers of their sessions, what several sessions share: tools, a system prompt.
+    """
     if prefixes is None:
         return None
     known, dense = np.unique(prefixes.ids, return_inverse=True)
-    of = np.repeat(session, np.diff(prefixes.start))
-    first, last = np.full(len(known), len(session)), np.full(len(known), -1)
+    of = np.repeat(number, np.diff(prefixes.start))
+    first, last = np.full(len(known), len(number)), np.full(len(known), -1)
     np.minimum.at(first, dense, of)
     np.maximum.at(last, dense, of)
-    common: I64 = known[first < last]
+    common: I64 = known[last - first >= apart]
     return common
 
 
@@ -133,7 +136,7 @@ def _blocks_drawn(workload: Workload, rng: np.random.Generator) -> Workload:
     use = np.repeat(_layers(starts, size, n), size)[:n]
     part = selected(workload, rows)
     # who is drawn again is another user, with what users share: text that is asked for longer than a block lasts
-    apart = _apart(part.prefixes, use, _ids_that_outlive(workload.prefixes, size))
+    apart = _apart(part.prefixes, use, _ids_of_several(workload.prefixes, np.arange(n), size))
     return replace(part, arrival_us=arrivals.astype(np.int64), request_id=None, extra={}, prefixes=apart)
 
 
@@ -148,19 +151,6 @@ def _layers(starts: I64, size: int, n: int) -> I64:
         taken = set(layers[:i][np.minimum(behind, n - behind) < size].tolist())
         layers[i] = next(layer for layer in range(i + 1) if layer not in taken)
     return layers
-
-
-def _ids_that_outlive(prefixes: Prefixes | None, requests: int) -> I64 | None:
-    """Ids whose first and last use lie at least so many requests apart."""
-    if prefixes is None:
-        return None
-    known, dense = np.unique(prefixes.ids, return_inverse=True)
-    of = np.repeat(np.arange(len(prefixes.start) - 1), np.diff(prefixes.start))
-    first, last = np.full(len(known), len(prefixes.start)), np.full(len(known), -1)
-    np.minimum.at(first, dense, of)
-    np.maximum.at(last, dense, of)
-    outlive: I64 = known[last - first >= requests]
-    return outlive
 
 
 def _sessions_drawn(workload: Workload, rng: np.random.Generator) -> Workload:

@@ -8,6 +8,7 @@ before the caller's next request in 61).
 
 import json
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -98,10 +99,8 @@ def _own_name(file: SessionFile, taken: set[str]) -> str:
     Files of one name in two folders of a tar are two sessions, whose block ids have nothing to do with each other.
     """
     name = "_".join(file.name.split()) or "session"
-    number = 2
-    while (tried := name if number == 2 else f"{name}~{number - 1}") in taken:
-        number += 1
-    return tried
+    numbered = (f"{name}~{number}" for number in count(2))
+    return next(tried for tried in chain((name,), numbered) if tried not in taken)
 
 
 def _start_at(rows: _Rows, first_rows: list[int], starts_s: NDArray[np.float64]) -> None:
