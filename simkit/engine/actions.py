@@ -16,6 +16,7 @@ from simkit.engine.ring import asynchronous, ring_row
 from simkit.engine.state import (
     ADMITTED,
     COPIED_BLOCKS,
+    DECODE,
     FAIR,
     FCFS,
     FREE_BLOCKS,
@@ -69,6 +70,10 @@ def seal_batch(r: Replica, row: int) -> None:
         # beyond what is known lie the drafts to check
         drafted = computed - progress[request].known - progress[request].placeholders
         samples = drafted + 1 if 0 <= drafted <= r.limits.speculative_tokens else 0
+        if samples > 1 and progress[request].phase != DECODE:
+            # empty drafts: none is accepted (`drafts.padded`)
+            progress[request].computed -= drafted
+            samples = 1
         r.entries[row, k].samples = samples
         if samples > 0 and asynchronous(r):
             progress[request].placeholders += 1
@@ -108,7 +113,7 @@ def fits(r: Replica, request: int, tokens: int, hits: int, idle: int) -> bool:
     if r.limits.reserve_full_isl:
         # the whole known sequence must fit now, though only the first chunk's blocks are taken
         if r.limits.window_groups == 0:
-            tokens = r.progress[request].known
+            tokens = max(tokens, r.progress[request].known)
         elif blocks_at_admission(r.limits, r.progress[request].known, hits) > _spare_blocks(r, idle):
             return False
     return has_room(r, tokens, hits, idle)

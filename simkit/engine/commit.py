@@ -47,6 +47,8 @@ def commit(r: Replica, row: int) -> None:
             over = _deliver_next(r, now, request)
         else:
             over = _deliver_all(r, now, request, _accepted(r, request, int(samples) - 1) + 1)
+        if samples > 1 and limits.registers_accepted and limits.prefix_caching and status == RUNNING:
+            register_full_blocks(r, request, progress.known - 1)
         if status == RUNNING and asynchronous(r):
             progress.placeholders -= 1
             if limits.prefix_caching:

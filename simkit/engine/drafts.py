@@ -6,7 +6,7 @@ batching nor preemption changes the draws, so both clocks see the same. With acc
 """
 
 from simkit.compiled import compiled, inlined
-from simkit.engine.state import Limits, Replica
+from simkit.engine.state import ADMITTED, DECODE, PAD_BEHIND_HIT, PAD_NOBODY, PAD_OR_WAIT, Limits, Replica
 
 _MASK = 0xFFFFFFFF
 _FACTOR = 0x45D9F3B  # of a well-mixing 32-bit hash (T. Mueller); small enough for products to fit 63 bits
@@ -14,10 +14,35 @@ _FACTOR = 0x45D9F3B  # of a well-mixing 32-bit hash (T. Mueller); small enough f
 
 @inlined
 def drafts_of(r: Replica, request: int) -> int:
-    """Tokens proposed to follow what a running request knows; none before its first output, which they follow."""
-    if r.limits.speculative_tokens > 0 and r.progress[request].known > r.requests[request].prompt:
+    """Tokens proposed to follow what a running request knows; none unless its latest step yielded a token."""
+    if r.limits.speculative_tokens > 0 and r.progress[request].phase == DECODE:
         return int(r.limits.speculative_tokens)
     return 0
+
+
+@inlined
+def padded(r: Replica, row: int, hit: int, due: int, budget: int) -> int:
+    """Tokens of a request that is being admitted, empty drafts included; 0: it waits for a step with more budget.
+
+    Its drafts, if it had any, are lost. Where all that a step serves are decodes, `running` ones and it, they are
+    replaced by as many that nobody accepts: vLLM 0.28 and later, Scheduler.schedule(), waiting loop.
+    """
+    limits = r.limits
+    if limits.speculative_tokens == 0 or limits.draft_padding == PAD_NOBODY or due != 1:
+        return due
+    # the batch begins with those that ran before; each whom this step admitted has an entry behind them
+    beside = r.batches[row].length - r.at[ADMITTED]
+    for k in range(beside):
+        if r.progress[r.entries[row, k].request].phase != DECODE:
+            return due
+    if beside == 0 and (limits.draft_padding != PAD_BEHIND_HIT or hit == 0):
+        return due
+    whole = 1 + limits.speculative_tokens
+    if limits.draft_padding == PAD_OR_WAIT:
+        return 0 if whole > budget or hit + whole > limits.max_model_len else whole
+    if hit + whole + 1 > limits.max_model_len:
+        return due
+    return 0 if whole > budget else whole
 
 
 @compiled

@@ -133,6 +133,11 @@ def limits_of(config: Json, engine: str = "vllm-0.32") -> Limits:
         serves_past_self_victim=dialect.serves_past_self_victim,
         content_span=1,
         pipeline_depth=2 if config["async_scheduling"] else 1,
+        speculative_tokens=number.get("num_speculative_tokens", 0),
+        acceptance=cast(float, config.get("acceptance") or 0.0),
+        acceptance_seed=number.get("acceptance_seed", 0),
+        registers_accepted=dialect.registers_accepted,
+        draft_padding=dialect.draft_padding,
     )
     retention = cast(int | None, config.get("prefix_cache_retention_interval"))
     return windowed(limits, groups_of(config.get("kv_cache_groups")), dialect, retention)

@@ -84,6 +84,9 @@ class RecordedConfig(_Row):
     max_num_active_seqs: int | None = Field(default=None, ge=1)
     kv_cache_groups: list[Reach] | None = Field(default=None, min_length=1, max_length=64)
     prefix_cache_retention_interval: int | None = Field(default=None, ge=0, le=1 << 22)
+    num_speculative_tokens: int = Field(default=0, ge=0, le=64)
+    acceptance: float | None = Field(default=None, ge=0.0, le=1.0)
+    acceptance_seed: int = Field(default=0, ge=0, le=(1 << 32) - 1)
 
     @model_validator(mode="after")
     def _starts(self) -> Self:
@@ -91,6 +94,11 @@ class RecordedConfig(_Row):
             raise ValueError(
                 f"max_num_batched_tokens={self.max_num_batched_tokens} is less than max_model_len="
                 f"{self.max_model_len} without chunked prefill"
+            )
+        if self.num_speculative_tokens > 0 and (self.acceptance is None or self.async_scheduling):
+            raise ValueError(
+                f"num_speculative_tokens={self.num_speculative_tokens} needs acceptance, and goes without "
+                "async_scheduling"
             )
         if (self.prefix_cache_retention_interval or 0) % self.block_size > 0:
             raise ValueError(

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from simkit.engine.predictor import Constant, PredictorSpec
-from simkit.engine.state import DEADLINE, FAIR, FCFS, FEEDBACK, PRIORITY, REMAINING, SHORTEST, Limits
+from simkit.engine.state import DEADLINE, FAIR, FCFS, FEEDBACK, PAD_NOBODY, PRIORITY, REMAINING, SHORTEST, Limits
 from simkit.errors import InputError
 from simkit.models.kv_groups import PLAIN, KvGroups, longest_held
 
@@ -24,6 +24,8 @@ class Dialect(NamedTuple):
     caps_windows: bool  # admission asks for no more than a window's group ever holds
     uncached_leave_to_front: bool
     frees_settled: bool
+    registers_accepted: bool
+    draft_padding: int
     thins_windows: bool  # prefix_cache_retention_interval, and it is 0: windows' groups cache what is asked for again
 
     @property
@@ -49,6 +51,8 @@ def _dialect(minor: int) -> Dialect:
         caps_windows=minor >= 20,
         uncached_leave_to_front=minor >= 23,
         frees_settled=minor >= 26,
+        registers_accepted=minor >= 33,
+        draft_padding=PAD_NOBODY + (minor >= 28) + (minor >= 29) + (minor >= 30),
         thins_windows=minor >= 29,
     )
 
@@ -293,6 +297,8 @@ class EngineSettings(BaseModel):
             speculative_tokens=self.speculative_tokens,
             acceptance=float(self.acceptance or 0.0),
             acceptance_seed=self.acceptance_seed,
+            registers_accepted=dialect.registers_accepted,
+            draft_padding=dialect.draft_padding,
             draft_ns=round(1e6 * self.draft_step_ms),
             draft_request_ns=round(1e6 * self.draft_request_ms),
             stages=stages,

@@ -52,6 +52,8 @@ class Limits(NamedTuple):
     speculative_tokens: int = 0  # a draft proposes to each decoding request a step; 0: no draft
     acceptance: float = 0.0  # chance that a proposal is accepted where all before it were
     acceptance_seed: int = 0
+    registers_accepted: bool = True  # blocks that accepted drafts fill are reusable at once (vLLM >= 0.33)
+    draft_padding: int = 0  # whether who is admitted for one token gets empty drafts: PAD_NOBODY, ..
     draft_ns: int = 0  # to propose all drafts of a step
     draft_request_ns: int = 0  # and, besides, for each request that gets some
     stages: int = 1  # of the pipeline
@@ -69,6 +71,12 @@ class Limits(NamedTuple):
 def records(shape: int | tuple[int, ...], kind: np.dtype[np.void]) -> Records:
     """An array of zeroed records; `array.field[i]` reads and writes, compiled or not."""
     return np.zeros(shape, dtype=kind).view(np.recarray)
+
+
+# who is admitted with one token to compute may get empty drafts to check, so that all requests of a step are alike:
+# nobody (vLLM < 0.28); beside running requests, or it waits (0.28); but none near the longest context (0.29); also
+# alone, behind a prefix that was found (vLLM >= 0.30)
+PAD_NOBODY, PAD_OR_WAIT, PAD_BESIDE, PAD_BEHIND_HIT = range(4)
 
 
 # what the workload says of each request; the loop only reads it

@@ -6,7 +6,7 @@ is no prefill phase and no decode phase: a step gives each request some of the t
 
 from simkit.compiled import inlined
 from simkit.engine.actions import admit, choose_victim, fits, give, grow, preempt
-from simkit.engine.drafts import drafts_of
+from simkit.engine.drafts import drafts_of, padded
 from simkit.engine.prefix import longest_hit
 from simkit.engine.ring import in_flight
 from simkit.engine.state import FCFS, PREEMPTED_NOW, RUNNING_COUNT, WAITING_COUNT, Replica
@@ -107,7 +107,9 @@ def _schedule_waiting(r: Replica, row: int, threshold: int, budget: int) -> None
         if r.limits.prefix_caching:
             hits, idle = longest_hit(r, request)
         hit = hits * r.limits.block_size
-        due = progress[request].known - hit
+        due = padded(r, row, hit, progress[request].known - hit, budget)
+        if due == 0:
+            break
         if 0 < threshold < due:
             due = threshold
         if not r.limits.chunked_prefill and due > budget:

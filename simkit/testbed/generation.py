@@ -9,7 +9,7 @@ from simkit.engine.drafts import accepted_drafts
 from simkit.engine.state import ABORTED, FINISHED, I64, Replica
 from simkit.testbed.drafting import Drafting
 from simkit.testbed.executor import Executor, Launched
-from simkit.testbed.inputs import planned_spans, step_inputs
+from simkit.testbed.inputs import spans_to_compute, step_inputs
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Generation:
 
     def compute(self, replica: Replica, row: int) -> I64:
         """Run the batch that was planned in `row`; returns the token of each row that samples."""
-        spans = planned_spans(replica, row)
+        spans = spans_to_compute(replica, row)
         if self.drafting is not None:
             self.drafting.propose(replica, spans, self.known)
         return self.executor.run(step_inputs(replica, spans, self.known))
@@ -33,7 +33,7 @@ class Generation:
 
         Tokens that the step launched before samples are fed on the device.
         """
-        spans = planned_spans(replica, row)
+        spans = spans_to_compute(replica, row)
         inputs = step_inputs(replica, spans, self.known, self.under_way)
         sampling = [span.request for span in spans if span.samples]
         self.under_way = {request: place for place, request in enumerate(sampling)}
@@ -42,7 +42,7 @@ class Generation:
     def deliver(self, replica: Replica, row: int, sampled: I64) -> None:
         """Append a step's tokens to their requests, before `complete` counts them: accepted drafts, then one more."""
         rows = iter(sampled.tolist())
-        for request, new, before, samples in planned_spans(replica, row):
+        for request, new, before, samples in spans_to_compute(replica, row):
             if samples == 0:
                 continue
             answers = [next(rows) for _ in range(samples)]

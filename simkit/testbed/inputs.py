@@ -62,6 +62,18 @@ def planned_spans(replica: Replica, row: int) -> list[Span]:
     return [Span(*entry) for entry in replica.entries[row, : int(replica.batches["length"][row])].tolist()]
 
 
+def spans_to_compute(replica: Replica, row: int) -> list[Span]:
+    """The same, until its tokens are delivered, without empty drafts (`simkit.engine.drafts`): no work."""
+    spans = planned_spans(replica, row)
+    if replica.limits.speculative_tokens == 0:
+        return spans
+    known = replica.progress["known"]
+    return [
+        span._replace(tokens=min(span.tokens, int(known[span.request]) - span.before)) if span.samples == 1 else span
+        for span in spans
+    ]
+
+
 def step_inputs(
     replica: Replica, spans: Sequence[Span], known: Sequence[I64], under_way: Mapping[int, int] | None = None
 ) -> StepInputs:

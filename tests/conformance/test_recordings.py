@@ -8,6 +8,7 @@ import pytest
 
 from simkit.engine.recording import read_recording, replay
 from simkit.engine.settings import EngineSettings, dialect_of
+from simkit.engine.state import PAD_BEHIND_HIT, PAD_BESIDE, PAD_NOBODY, PAD_OR_WAIT
 from simkit.errors import InputError
 
 OWN = Path(__file__).parent / "recordings"
@@ -97,7 +98,9 @@ def test_a_recording_of_any_version_is_replayed(tmp_path: Path, version: str) ->
         ({"num_gpu_blocks": 10**13}, {}, "config.num_gpu_blocks="),
         ({"num_gpu_blocks": 2}, {}, "6 tokens are more than the 4 of all blocks"),
         ({"policy": "lifo"}, {}, "config.policy='lifo'"),
-        ({"num_speculative_tokens": 3}, {}, "config.num_speculative_tokens: unknown key"),
+        ({"kv_connector": "x"}, {}, "config.kv_connector: unknown key"),
+        ({"num_speculative_tokens": 3}, {}, "num_speculative_tokens=3 needs acceptance"),
+        ({"num_speculative_tokens": 3, "acceptance": 0.5, "async_scheduling": True}, {}, "without async_scheduling"),
         ({"enable_chunked_prefill": False}, {}, "without chunked prefill"),
         ({"prefix_cache_retention_interval": 6}, {}, "no multiple of block_size=4"),
         ({}, {"segs": []}, "requests.0.segs="),
@@ -132,10 +135,27 @@ def test_rules_begin_with_the_version_that_has_them() -> None:
         "has_reserve_full_isl": 19, "has_watermark": 24, "uncached_free_to_front": 24, "passed_over_counts": 28,
         "pads_groups_more": 18, "caps_windows": 20, "frees_settled": 26, "thins_windows": 29,
         "uncached_leave_to_front": 23,
-        "lone_request_uncapped": 31, "has_active_limits": 31, "serves_past_self_victim": 33,
+        "lone_request_uncapped": 31, "has_active_limits": 31, "serves_past_self_victim": 33, "registers_accepted": 33,
     }  # fmt: skip
+    padding = {28: PAD_OR_WAIT, 29: PAD_BESIDE}
     for minor in range(16, 34):
-        assert dialect_of(f"vllm-0.{minor}")._asdict() == {rule: minor >= first for rule, first in since.items()}
+        rules = dialect_of(f"vllm-0.{minor}")._asdict()
+        assert rules.pop("draft_padding") == padding.get(minor, PAD_NOBODY if minor < 28 else PAD_BEHIND_HIT)
+        assert rules == {rule: minor >= first for rule, first in since.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("v0.28.0-s00046", (27,)), ("v0.29.0-s01111", (28,)), ("v0.30.0-s00015", (29, 28)),
+        ("v0.32.0-s00113", (33,)), ("v0.33.0-s00113", (32,)), ("v0.33.0-s00101", (32,)),
+    ],
+)  # fmt: skip
+def test_a_release_drafts_by_its_own_rules(name: str, others: tuple[int, ...]) -> None:
+    recording = read_recording(OWN / f"{name}.jsonl.gz")
+    assert recording.config["num_speculative_tokens"]
+    for minor in others:
+        assert replay(recording, f"vllm-0.{minor}") is not None
 
 
 @pytest.mark.parametrize("setting", ["max_num_active_seqs", "long_prefill_token_threshold_adaptive"])

@@ -91,7 +91,12 @@ def with_drafts(seed: int) -> History:
     """A random history served with drafts, first come first served in one step at a time."""
     history = random_history(seed)
     rules = history.limits._replace(
-        pipeline_depth=1, speculative_tokens=1 + seed % 4, acceptance=0.25 * (seed % 5), acceptance_seed=seed
+        pipeline_depth=1,
+        speculative_tokens=1 + seed % 4,
+        acceptance=0.25 * (seed % 5),
+        acceptance_seed=seed,
+        draft_padding=seed % 3 + (seed % 3 > 0),
+        registers_accepted=seed % 2 == 0,
     )
     return History(rules, history.requests, history.content_ids, history.aborts, history.num_blocks, history.tables)
 

@@ -23,7 +23,7 @@ VLLM_V1: list[Mutant] = [
     ("vllm_v1.py", "while budget > 0 and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] <", "while budget > 0 and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] <="),
     ("vllm_v1.py", "if not r.limits.chunked_prefill and due > budget:", "if due > budget:"),
     ("vllm_v1.py", "if not r.limits.chunked_prefill and due > budget:", "if not r.limits.chunked_prefill and due >= budget:"),
-    ("vllm_v1.py", "due = progress[request].known - hit\n", "due = progress[request].known\n"),
+    ("vllm_v1.py", "progress[request].known - hit, budget)", "progress[request].known, budget)"),
     ("vllm_v1.py", "        give(r, row, request, due, hit)\n        budget -= due\n", "        give(r, row, request, due, hit)\n"),
     ("vllm_v1.py", "if not fits(r, request, hit + due, hits, idle):", "if not fits(r, request, due, hits, idle):"),
 ]  # fmt: skip
@@ -139,6 +139,13 @@ WINDOWS: list[Mutant] = [
 
 AFTER: list[Mutant] = [
     ("commit.py", "            progress.placeholders -= 1\n", ""),
+    ("commit.py", "register_full_blocks(r, request, progress.known - 1)", "register_full_blocks(r, request, progress.known)"),
+    ("drafts.py", "r.progress[request].phase == DECODE:", "r.progress[request].known > r.progress[request].prompt:"),
+    ("drafts.py", "        if r.progress[r.entries[row, k].request].phase != DECODE:\n            return due\n", "        pass\n"),
+    ("drafts.py", "(limits.draft_padding != PAD_BEHIND_HIT or hit == 0)", "limits.draft_padding != PAD_BEHIND_HIT"),
+    ("drafts.py", "if hit + whole + 1 > limits.max_model_len:", "if hit + whole > limits.max_model_len:"),
+    ("drafts.py", "    return 0 if whole > budget else whole\n", "    return due if whole > budget else whole\n"),
+    ("actions.py", "            progress[request].computed -= drafted\n", ""),
     ("commit.py", "or progress.known >= r.limits.max_model_len)", "or progress.known > r.limits.max_model_len)"),
     ("commit.py", "    if left:\n        _drop_ended(r)\n", "    if left:\n        pass\n"),
     ("commit.py", "register_full_blocks(r, request, progress.computed - progress.placeholders)", "register_full_blocks(r, request, progress.known)"),

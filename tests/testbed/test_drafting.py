@@ -85,6 +85,20 @@ def test_after_preemption_too(
         assert run.outputs[row].tolist() == answers[row][prompt:].tolist()
 
 
+@pytest.mark.parametrize("engine", ["vllm-0.28", "vllm-0.29", "vllm-0.30"])
+def test_with_empty_drafts_too(
+    serve: Callable[..., MeasuredRun], answers: list[np.ndarray], few: Workload, engine: str
+) -> None:
+    """Two at a time: who comes behind a cached prefix, or with a prompt of one token, gets some."""
+    run = serve(3, 0.6, answers, enable_prefix_caching=True, requests=2, engine=engine)
+    assert run.failure == ""
+    assert any(
+        tokens == 4 and before + 1 == few.prompt_tokens[row] for step in run.steps for row, tokens, before in step.batch
+    )
+    for row, prompt in enumerate(few.prompt_tokens.tolist()):
+        assert run.outputs[row].tolist() == answers[row][prompt:].tolist()
+
+
 def test_with_noise_for_drafts_as_many_count_as_are_drawn(serve: Callable[..., MeasuredRun], few: Workload) -> None:
     run = serve(3, 0.7)
     for row, (prompt, output) in enumerate(zip(few.prompt_tokens.tolist(), few.output_tokens.tolist(), strict=True)):
