@@ -113,8 +113,13 @@ def versions_of(system: str, backend: str) -> list[str]:
 
 
 def version_key(version: str) -> tuple[tuple[int, str], ...]:
-    """Versions in their order: 0.5.6.post2 before 0.5.10; a release candidate before nothing of its number."""
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|[a-z]+", version))
+    """Versions in their order (PEP 440): 1.3.0rc3 before 1.3.0, that before 1.3.0.post2, all before 1.3.1."""
+    # where a version ends stands -2: above the words of what comes before a release, below `post` and any number
+    ranks = [
+        (int(part), "") if part.isdigit() else (-1 if part == "post" else -3, part)
+        for part in re.findall(r"\d+|[a-z]+", version)
+    ]
+    return (*ranks, (-2, ""))
 
 
 def read_parquet(path: Path, wanted: tuple[str, ...], absent: dict[str, int | str]) -> "pd.DataFrame":

@@ -56,19 +56,32 @@ class DecodeModel:
         if kind.window == 0 and shape.window:
             each = np.minimum(each, float(shape.window))
         ratio, tag = at(_surface(table, shape), at_least, each)
-        ns = np.exp(ratio) * table.line.ns(_batches(table.line.one, at_least, each, shape.heads, shape.kv_heads))
+        # by the window asked for: a kind of another window may stand in, and has its efficiency, not its work
+        seen = table.line.one._replace(window=shape.window)
+        ns = np.exp(ratio) * table.line.ns(_batches(seen, at_least, each, shape.heads, shape.kv_heads))
         tag = tag if kind == kind_of(shape) else np.full_like(tag, Tag.EXTRAPOLATED)
         return Times(np.where(batch > 0, ns, 0.0), tag)
 
     def ragged_ns(self, contexts: I64, shape: AttentionShape) -> Times:
         """The time of one batch of these context lengths (i64[requests]): as if equal, times what raggedness costs."""
-        even = self.ns(np.array(float(len(contexts))), np.array(float(contexts.sum())), shape)
-        seen = np.minimum(contexts, shape.window) if shape.window else contexts
+        even, seen = self.even_ns(contexts, shape), _seen(contexts, shape)
         factor = skew(seen, shape.kv_heads, self.chip.multiprocessors, self.raggedness)
         if factor == 1.0:
             return even
         tag = Tag.INTERPOLATED if self.raggedness.fitted_on else Tag.EXTRAPOLATED
         return Times(even.ns * factor, np.maximum(even.tag, np.int8(tag)))
+
+    def even_ns(self, contexts: I64, shape: AttentionShape) -> Times:
+        """The time of as many requests of one length that read as many tokens in sum."""
+        # of unequal lengths the mean of what windows leave, which is less than the window of the mean
+        alike = contexts.min() == contexts.max()
+        total = contexts.sum() if alike else _seen(contexts, shape).sum()
+        return self.ns(np.array(float(len(contexts))), np.array(float(total)), shape)
+
+
+def _seen(contexts: I64, shape: AttentionShape) -> I64:
+    """The tokens that each request's query attends to."""
+    return np.minimum(contexts, shape.window) if shape.window else contexts
 
 
 def fit_decode(frame: "pd.DataFrame", chip: Chip) -> DecodeModel:
@@ -85,9 +98,8 @@ def _raggedness(model: DecodeModel, ragged: "pd.DataFrame") -> Raggedness:
         row = ragged.iloc[i]
         contexts = context_array(str(row["contexts"]))
         shape = attention_shape(row)
-        even = model.ns(np.array(float(len(contexts))), np.array(float(contexts.sum())), shape)
-        batches.append(np.minimum(contexts, shape.window) if shape.window else contexts)
-        factors.append(float(row["median_ns"]) / float(even.ns))
+        batches.append(_seen(contexts, shape))
+        factors.append(float(row["median_ns"]) / float(model.even_ns(contexts, shape).ns))
         heads.append(shape.kv_heads)
     return fit_raggedness(batches, np.array(heads), np.array(factors), model.chip.multiprocessors)
 

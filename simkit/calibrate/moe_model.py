@@ -74,11 +74,13 @@ class MoeModel:
         same = np.flatnonzero((np.abs(table.places - place) < 1e-9).all(axis=1))
         if len(same):
             row, measured, inside = table.ratio[same[0]], table.measured[same[0]], True
+            own = table.tokens[measured]  # others may have been timed further
         else:
             found = local_linear(table.places, table.ratio, place, WIDTH, NEIGHBOURS)
             row, measured, inside = found.values[0], np.zeros(len(table.tokens), np.bool_), bool(found.inside[0])
+            own = table.tokens
         ratio = np.interp(np.log(some), np.log(table.tokens), row)
-        within = (some >= table.tokens[0]) & (some <= table.tokens[-1])
+        within = (some >= own[0]) & (some <= own[-1])
         tag = np.where(within & inside, Tag.INTERPOLATED, Tag.EXTRAPOLATED)
         tag = np.where(np.isin(some, table.tokens[measured]), Tag.MEASURED, tag).astype(np.int8)
         ns = np.exp(ratio) * table.top.line_ns(*moe_work(some, shape))

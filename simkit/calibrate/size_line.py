@@ -17,17 +17,24 @@ class SizeLine(NamedTuple):
     ns: F64
 
     def at(self, size: F64) -> Times:
-        """Times at sizes (f64[..]); below the smallest its time, beyond the largest the last piece goes on."""
+        """Times at sizes (f64[..]); below the smallest its time, beyond the largest the last piece that rises goes on.
+
+        Of one size, or where no piece rises, the time beyond is in proportion to the size.
+        """
         asked = np.asarray(size, np.float64)
-        ns = np.interp(asked, self.size, self.ns)
-        if len(self.size) > 1:
-            slope = max(0.0, (self.ns[-1] - self.ns[-2]) / (self.size[-1] - self.size[-2]))
-        else:
-            slope = self.ns[-1] / self.size[-1]
-        ns = ns + np.maximum(asked - self.size[-1], 0.0) * slope
+        ns = np.interp(asked, self.size, self.ns) + np.maximum(asked - self.size[-1], 0.0) * self._slope()
         within = (asked >= self.size[0]) & (asked <= self.size[-1])
         tag = np.where(np.isin(asked, self.size), Tag.MEASURED, np.where(within, Tag.INTERPOLATED, Tag.EXTRAPOLATED))
         return Times(np.where(asked > 0, ns, 0.0), tag.astype(np.int8))
+
+    def _slope(self) -> float:
+        """ns a unit of size beyond the largest: from the last size that takes less time than it."""
+        shorter = np.flatnonzero(self.ns < self.ns[-1])
+        if not len(shorter):
+            return float(self.ns[-1] / self.size[-1])
+        # what was pooled at the end is noise around one time: a flat end would have all larger sizes cost nothing more
+        last = shorter[-1]
+        return float((self.ns[-1] - self.ns[last]) / (self.size[-1] - self.size[last]))
 
 
 def size_line(size: F64, ns: F64) -> SizeLine:

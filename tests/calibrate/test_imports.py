@@ -83,6 +83,19 @@ def test_the_slowest_rank_of_one_node_is_a_collective(vidur: Path) -> None:
     assert collective[["kind", "gpus", "bytes", "median_ns"]].to_numpy().tolist() == [["all_reduce", 2, 2048, 50e3]]
 
 
+def test_a_send_is_within_one_node(vidur: Path) -> None:
+    """Vidur timed two GPUs of one node and two of two nodes; on its A100s 64 MiB take 0.294 and 8.586 ms."""
+    sends = [
+        {"time_stats.send_recv.median": time, "num_workers": 2, "devices_per_node": node, "size": 1 << 26}
+        for time, node in ((0.294, 2), (8.586, 1))
+    ]
+    pd.DataFrame(sends).to_csv(vidur / "box.send_recv.csv", index=False)
+    collective = import_vidur(vidur, "a100").tables["collective"]
+    send = collective[collective["kind"] == "send"]
+    assert send[["gpus", "bytes"]].to_numpy().tolist() == [[2, 1 << 26]]
+    assert send["median_ns"].iloc[0] == pytest.approx(294e3)
+
+
 def test_a_vidur_import_is_a_profile_that_reads_and_fits(vidur: Path, tmp_path: Path) -> None:
     write_operator_profile(import_vidur(vidur, "a100"), tmp_path / "out")
     again = read_operator_profile(tmp_path / "out")
@@ -107,6 +120,12 @@ def test_versions_are_ordered_as_people_count() -> None:
     names = ["0.5.6.post2", "0.5.14", "0.5.10", "1.3.0rc20", "1.3.0rc3", "0.24.0", "0.9.0"]
     ordered = ["0.5.6.post2", "0.5.10", "0.5.14", "0.9.0", "0.24.0", "1.3.0rc3", "1.3.0rc20"]
     assert sorted(names, key=version_key) == ordered
+
+
+def test_a_release_is_newer_than_its_candidates() -> None:
+    """The order that PEP 440 gives them."""
+    ordered = ["1.3.0rc3", "1.3.0rc20", "1.3.0", "1.3.0.post1", "1.3.0.post2", "1.3.1"]
+    assert sorted(reversed(ordered), key=version_key) == ordered
 
 
 def test_their_systems_are_devices_here() -> None:

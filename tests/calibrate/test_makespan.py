@@ -88,3 +88,17 @@ def test_ragged_rows_of_a_profile_are_fitted_and_given_back() -> None:
         truth_ns = float(decode_ns(24, batch.sum(), 32, 8)) * skew(batch, 8, 132, truth)
         assert float(found.ns) == pytest.approx(truth_ns, rel=0.05)
         assert found.tag == Tag.INTERPOLATED
+
+
+def test_an_uneven_batch_reads_what_its_windows_leave() -> None:
+    """255 requests of 64 tokens and one of 262,144 behind a window of 4,096: 80 tokens each on the mean, not 1,088."""
+    frame = decode_table()
+    each = frame["context_tokens"] // frame["batch"]
+    ns = decode_ns(frame["batch"], frame["batch"] * np.minimum(each, 4096), frame["heads"], frame["kv_heads"])
+    model = fit_decode(frame.assign(window=4096, median_ns=ns), Chip())
+    shape = AttentionShape(32, 8, 128, window=4096)
+    contexts = np.array([64] * 255 + [262_144], dtype=np.int64)
+    found = model.even_ns(contexts, shape)
+    assert float(found.ns) == pytest.approx(float(decode_ns(256, 255 * 64 + 4096, 32, 8)), rel=0.05)
+    alike = np.full(16, 16_384, dtype=np.int64)
+    assert float(model.ragged_ns(alike, shape).ns) == pytest.approx(float(decode_ns(16, 16 * 4096, 32, 8)), rel=1e-6)

@@ -176,6 +176,47 @@ def test_a_line_over_size_never_falls() -> None:
     np.testing.assert_allclose(line.ns, [4.0, 4.0, 9.0])
 
 
+def test_noise_at_the_largest_sizes_does_not_make_larger_ones_free() -> None:
+    """10 us + 1 ns a byte, but of the two largest the smaller one took longer: made to rise, both are one time."""
+    size = np.array([1e4, 1e5, 9e5, 1e6])
+    ns = np.array([2e4, 1.1e5, 1.02e6, 1.0e6])
+    line = size_line(size, ns)
+    assert float(line.at(np.array(1e8)).ns) == pytest.approx(1e4 + 1e8, rel=0.05)
+    flat = size_line(np.array([1e5, 1e6]), np.array([7e3, 7e3]))
+    assert float(flat.at(np.array(1e8)).ns) >= 7e5
+
+
+def test_experts_beyond_their_own_sizes_are_extrapolated_though_others_were_timed_further() -> None:
+    sizes = {"width": 512, "experts": 64, "top_k": 4, "tensor": 1, "expert": 1, "routing": "balanced"}
+    rows = []
+    for hidden, most in ((1024, 4096), (2048, 512)):
+        tokens = np.array([size for size in (1, 8, 64, 512, 4096) if size <= most])
+        ns = work_ns(*moe_work(tokens.astype(float), MoeShape(hidden, 512, 64, 4)))
+        rows.append(table("moe", ns, tokens=tokens, hidden=hidden, **sizes))
+    model = fit_moe(pd.concat(rows, ignore_index=True))
+    asked = np.array([100.0, 512.0, 1000.0, 4096.0])
+    tags = model.ns(asked, MoeShape(2048, 512, 64, 4)).tag.tolist()
+    assert tags == [Tag.INTERPOLATED, Tag.MEASURED, Tag.EXTRAPOLATED, Tag.EXTRAPOLATED]
+    assert (model.ns(asked, MoeShape(1024, 512, 64, 4)).tag <= Tag.INTERPOLATED).all()
+
+
+def test_full_attention_is_not_as_short_as_the_window_that_stands_in_for_it() -> None:
+    """Only layers that see 1,024 tokens were timed: those that see all 65,536 read 64 times as much."""
+    frame = decode_table()
+    each = frame["context_tokens"] // frame["batch"]
+    ns = decode_ns(frame["batch"], frame["batch"] * np.minimum(each, 1024), frame["heads"], frame["kv_heads"])
+    windowed = OperatorProfile(header(), {"attention_decode": frame.assign(window=1024, median_ns=ns)})
+    model = fit_operators(windowed)
+    batch, total = np.array([64.0]), np.array([64.0 * 65_536])
+    own = model.decode_attention_ns(batch, total, AttentionShape(32, 8, 128, window=1024))
+    other = model.decode_attention_ns(batch, total, SHAPE)
+    assert own is not None
+    assert other is not None
+    assert own.ns[0] == pytest.approx(float(decode_ns(64, 64 * 1024, 32, 8)), rel=0.05)
+    assert other.ns[0] == pytest.approx(float(decode_ns(64, 64 * 65_536, 32, 8)), rel=0.1)
+    assert other.tag[0] == Tag.EXTRAPOLATED
+
+
 def test_host_time_is_a_step_and_its_requests() -> None:
     requests = np.array([1, 4, 16, 64, 256])
     model = fit_host(table("host", 150e3 + 2e3 * requests, part="step", requests=requests, tokens=requests))
