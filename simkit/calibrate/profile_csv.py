@@ -43,7 +43,7 @@ def table_frame(name: str, raw: bytes, path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     if path.suffix == ".gz":
-        raw = _unzipped(raw, path)
+        raw = unzipped(raw, path)
     wanted = columns(name)
     try:
         cells = pd.read_csv(io.BytesIO(raw), dtype=str, keep_default_na=False, nrows=MOST_ROWS + 1, encoding="utf-8")
@@ -58,7 +58,8 @@ def table_frame(name: str, raw: bytes, path: Path) -> "pd.DataFrame":
     return frame
 
 
-def _unzipped(raw: bytes, path: Path) -> bytes:
+def unzipped(raw: bytes, path: Path) -> bytes:
+    """A gzip'd table as text; InputError where it is damaged, or larger than LARGEST_CSV_BYTES."""
     try:
         with gzip.open(io.BytesIO(raw)) as file:
             text = file.read(LARGEST_CSV_BYTES + 1)

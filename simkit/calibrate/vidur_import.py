@@ -6,6 +6,7 @@ Times are medians in ms, spread kept as min and max of few repeats, so not taken
 Microsoft; https://github.com/microsoft/vidur, data/profiling.
 """
 
+import io
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from simkit import __version__
+from simkit.bounded_file import read_bounded
 from simkit.calibrate.operator_profile import DeviceSeen, Header, KernelSource, OperatorProfile, Origin
+from simkit.calibrate.profile_csv import unzipped
 from simkit.calibrate.profile_tables import TIMING, columns
 from simkit.errors import InputError
 from simkit.models.device import load_device
@@ -102,17 +105,23 @@ def _tables(path: Path) -> "Iterator[tuple[str, pd.DataFrame]]":
             yield "collective", _collective(raw, kind)
     except KeyError as error:
         raise InputError(f"{path}: column {error} is missing; this is not Vidur's {kind} table") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: holds what is no number: {str(error).splitlines()[0][:200]}; repair it") from None
 
 
 def _read(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
-    if path.stat().st_size > LARGEST_FILE_BYTES:
-        raise InputError(f"{path}: larger than {LARGEST_FILE_BYTES >> 20} MiB; this is none of Vidur's tables")
+    raw = read_bounded(path, LARGEST_FILE_BYTES, "Vidur's tables are smaller; name their directory")
+    if path.suffix == ".gz":
+        raw = unzipped(raw, path)
     try:
-        return pd.read_csv(path, nrows=MOST_ROWS)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: is not a CSV table: {str(error).splitlines()[0][:200]}") from None
+        frame = pd.read_csv(io.BytesIO(raw), nrows=MOST_ROWS + 1)
+    except ValueError as error:  # pandas' own are ValueErrors
+        raise InputError(f"{path}: is not a CSV table: {str(error).splitlines()[0][:200]}; copy it again") from None
+    if len(frame) > MOST_ROWS:
+        raise InputError(f"{path}: more than {MOST_ROWS:,} rows; this is none of Vidur's tables")
+    return frame
 
 
 def _timed(frame: "pd.DataFrame", table: str) -> "pd.DataFrame":

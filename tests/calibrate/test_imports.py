@@ -116,6 +116,28 @@ def test_a_folder_that_is_not_vidurs_is_refused(tmp_path: Path) -> None:
         import_vidur(tmp_path, "a1000")
 
 
+def test_a_vidur_table_that_is_damaged_is_refused(vidur: Path) -> None:
+    path = vidur / "model.attention.csv.gz"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match=r"model.attention.csv.gz: is damaged"):
+        import_vidur(vidur, "a100")
+
+
+def test_a_vidur_table_with_words_for_sizes_is_refused(vidur: Path) -> None:
+    path = vidur / "model.mlp.csv"
+    path.write_text(path.read_text().replace("4096", "wide"))
+    with pytest.raises(InputError, match=r"model.mlp.csv: holds what is no number"):
+        import_vidur(vidur, "a100")
+
+
+def test_a_vidur_table_that_is_too_long_is_refused_not_cut(vidur: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simkit.calibrate.vidur_import.MOST_ROWS", 2)
+    with pytest.raises(InputError, match=r"box.all_reduce.csv: more than 2 rows"):
+        import_vidur(vidur, "a100")
+
+
 def test_versions_are_ordered_as_people_count() -> None:
     names = ["0.5.6.post2", "0.5.14", "0.5.10", "1.3.0rc20", "1.3.0rc3", "0.24.0", "0.9.0"]
     ordered = ["0.5.6.post2", "0.5.10", "0.5.14", "0.9.0", "0.24.0", "1.3.0rc3", "1.3.0rc20"]
@@ -124,8 +146,8 @@ def test_versions_are_ordered_as_people_count() -> None:
 
 def test_a_release_is_newer_than_its_candidates() -> None:
     """The order that PEP 440 gives them."""
-    ordered = ["1.3.0rc3", "1.3.0rc20", "1.3.0", "1.3.0.post1", "1.3.0.post2", "1.3.1"]
-    assert sorted(reversed(ordered), key=version_key) == ordered
+    names = ["1.3.1", "1.3.0.post2", "1.3.0.post1", "1.3.0", "1.3.0rc20", "1.3.0rc3"]
+    assert sorted(names, key=version_key) == names[::-1]
 
 
 def test_their_systems_are_devices_here() -> None:
