@@ -25,6 +25,7 @@ POINTS = 50
 LIMIT = 0.05  # drift that changes an answer less than the calibration's own error does
 TABLE_LIMIT = 2.0  # times the limit: of a single table's median ratio
 LEAST_OF_TABLE = 5  # points, for a table to be judged by itself
+LEAST_POINTS = 6  # the fewest whose smallest and largest enclose a median 95 times in 100: 1 - 2 / 2^6 = 0.97
 RESAMPLES = 2000
 LEVEL = 0.95
 
@@ -152,8 +153,9 @@ def drift_of(
         tables.append(TableDrift(table, len(own), *(value - 1.0 for value in median_interval(own, rng))))
     gone = [t for t in tables if t.points >= LEAST_OF_TABLE and min(abs(t.low), abs(t.high)) > TABLE_LIMIT * limit]
     gone = [t for t in gone if t.low * t.high > 0]
-    # the interval must lie within the limit, not merely touch it: what is not known to hold does not hold
-    holds = -limit <= low - 1.0 and high - 1.0 <= limit and not gone
+    # the interval must lie within the limit, not merely touch it: what is not known to hold does not hold; and of a
+    # point or two the bootstrap knows no more than these, so that its interval says nothing
+    holds = len(moved) >= LEAST_POINTS and -limit <= low - 1.0 and high - 1.0 <= limit and not gone
     worst = sorted(moved, key=lambda entry: -abs(np.log(entry.ratio)))[:5]
     return Drift(len(moved), drift - 1.0, low - 1.0, high - 1.0, limit, holds, tuple(tables), tuple(worst))
 

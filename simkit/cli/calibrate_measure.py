@@ -78,7 +78,7 @@ def measure(
 
 def check(
     profile: Annotated[Path, typer.Argument(help="A measured operator profile.")],
-    points: Annotated[int, typer.Option(min=5, help="How many to measure again.")] = 50,
+    points: Annotated[int, typer.Option(min=6, help="How many to measure again.")] = 50,
     limit: Annotated[float, typer.Option(min=0.0, help="Drift that still holds, 0.05 is 5 %.")] = 0.05,
     budget: Budget = "60s",
     seed: Annotated[int, typer.Option(help="Of the points drawn.")] = 0,

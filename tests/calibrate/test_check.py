@@ -56,6 +56,15 @@ def test_too_few_noisy_points_are_not_enough_to_say_that_it_holds() -> None:
     assert not drift.holds
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_few_points_that_agree_are_not_enough_either(count: int) -> None:
+    """The budget ended after them: a 95 % interval of a median needs six (1 - 2 / 2^5 = 0.94), whatever they say."""
+    few = dict(list(stored().items())[:count])
+    drift = drift_of(few, few)
+    assert drift is not None
+    assert not drift.holds
+
+
 def test_nothing_in_common_says_nothing() -> None:
     assert drift_of(stored(), {Point("host", ("launch", 0, 0)): Timing(1.0, 1.0, 1.0, 5)}) is None
 
