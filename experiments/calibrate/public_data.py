@@ -8,6 +8,7 @@ AIConfigurator's tables come with `pip install 'simkit-serving[aic]'`. Vidur's a
 """
 
 import argparse
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -48,7 +49,8 @@ def profiles(vidur: Path) -> Iterator[tuple[str, OperatorProfile]]:
 
 def line(source: str, error: OperatorError) -> str:
     """One line of the table."""
-    interval = f"{100 * error.mape:.2f} % ({100 * error.low:.2f} to {100 * error.high:.2f})"
+    around = "one point" if math.isnan(error.low) else f"{100 * error.low:.2f} to {100 * error.high:.2f}"
+    interval = f"{100 * error.mape:.2f} % ({around})"
     sizes = " | ".join(f"{100 * value:.1f} %" for value in (error.p50, error.p90, error.p95, error.worst))
     operator = error.table.replace("attention_", "attention, ").replace("mla_", "MLA, ").replace("_", " ")
     return (

@@ -31,7 +31,7 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 BOOTSTRAPS = 500
-FEWEST_GROUPS = 5  # shapes to draw from; of fewer, their sizes are drawn
+FEWEST_GROUPS = 5  # shapes to draw from; of fewer, their sizes are drawn, and of few of these the rows
 SEED = 20260
 
 
@@ -50,7 +50,7 @@ class Predicted(NamedTuple):
     rule: str
     rows: "pd.DataFrame"  # the held-out rows
     times: Times  # [rows]
-    group: I64  # [rows] which rows stand together: what the bootstrap draws
+    groups: tuple[I64, ...]  # [rows] each: which rows stand together, the coarsest first; the bootstrap draws these
     fitted_rows: int
 
 
@@ -64,7 +64,7 @@ class OperatorError(BaseModel):
     part: str = Field(description="dtype or regime; all for the whole region")
     rows: int
     mape: float = Field(description="mean absolute error")
-    low: float = Field(description="of a 90 % interval of mape, whole shapes drawn again")
+    low: float = Field(description="of a 90 % interval of mape, whole shapes drawn again; NaN of a single row")
     high: float
     p50: float
     p90: float
@@ -94,11 +94,9 @@ def held_out_predictions(profile: OperatorProfile) -> Iterator[Predicted]:
         for region, rule, held in found:
             rows = frame[held].reset_index(drop=True)
             times = predict(frame[~held], rows, given)
-            alike = _GROUP[name]
-            if rows.groupby(alike).ngroups < FEWEST_GROUPS:
-                alike = [*alike, _FINER[name]]
-            group = np.asarray(rows.groupby(alike).ngroup(), np.int64)
-            yield Predicted(name, region, rule, rows, times, group, int((~held).sum()))
+            alike = (_GROUP[name], [*_GROUP[name], _FINER[name]])
+            groups = tuple(np.asarray(rows.groupby(columns).ngroup(), np.int64) for columns in alike)
+            yield Predicted(name, region, rule, rows, times, groups, int((~held).sum()))
 
 
 def errors(predicted: Predicted) -> list[OperatorError]:
@@ -131,7 +129,7 @@ def _error(predicted: Predicted, part: str, which: NDArray[np.bool_]) -> Operato
     ns = predicted.rows["median_ns"].to_numpy(np.float64)[which]
     off = predicted.times.ns[which] / ns - 1.0
     size = np.abs(off)
-    low, high = _interval(size, predicted.group[which])
+    low, high = _interval(size, _drawn(predicted.groups, which))
     return OperatorError(
         table=predicted.table,
         region=predicted.region,
@@ -149,9 +147,21 @@ def _error(predicted: Predicted, part: str, which: NDArray[np.bool_]) -> Operato
     )
 
 
+def _drawn(groups: tuple[I64, ...], which: NDArray[np.bool_]) -> I64:
+    """What is drawn again of a part: the coarsest groups that it has enough of, else its rows one by one."""
+    # a part may have one shape where its region has many: drawn as a whole, it would seem known exactly
+    enough = (group[which] for group in groups if len(np.unique(group[which])) >= FEWEST_GROUPS)
+    return next(enough, np.arange(int(which.sum()), dtype=np.int64))
+
+
 def _interval(size: F64, group: I64) -> tuple[float, float]:
-    """The 5th and 95th percentile of the mean when whole groups are drawn again: rows of a shape err alike."""
+    """The 5th and 95th percentile of the mean when whole groups are drawn again: rows of a shape err alike.
+
+    NaN of a single group, of which nothing can be said.
+    """
     _, index = np.unique(group, return_inverse=True)
+    if index.max() == 0:
+        return float("nan"), float("nan")
     sums, counts = np.bincount(index, weights=size), np.bincount(index)
     rng = np.random.default_rng(SEED)
     drawn = rng.integers(0, len(sums), (BOOTSTRAPS, len(sums)))

@@ -24,7 +24,12 @@ DTYPES: dict[Precision, tuple[str, ...]] = {
     "nvfp4": ("nvfp4",),
 }
 # how a table calls what is sent within a node
-COLLECTIVE_KIND = {"all_reduce": "all_reduce", "all_reduce_in_node": "all_reduce", "all_gather": "all_gather", "send": "send"}
+COLLECTIVE_KIND = {
+    "all_reduce": "all_reduce",
+    "all_reduce_in_node": "all_reduce",
+    "all_gather": "all_gather",
+    "send": "send",
+}
 OF_EXPERTS = ("experts_gate_up", "experts_down", "expert_activation", "combine")  # timed as one
 
 

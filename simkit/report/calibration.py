@@ -1,5 +1,6 @@
 """How wrong a profile is, as one page: errors by operator and regime, predicted against measured, error over size."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class ErrorLine(NamedTuple):
     part: str
     rows: int
     mape: float
-    low: float  # of a 90 % interval of mape
+    low: float  # of a 90 % interval of mape; NaN of a single point
     high: float
     p50: float
     p90: float
@@ -64,7 +65,7 @@ def share(value: float) -> str:
 
 
 def _row(line: ErrorLine) -> list[Cell | str]:
-    interval = Cell(f"{100 * line.low:.1f} to {share(line.high)}", line.low)
+    interval = Cell("") if math.isnan(line.low) else Cell(f"{100 * line.low:.1f} to {share(line.high)}", line.low)
     shares = [Cell(share(value), value) for value in (line.p50, line.p90, line.p95, line.worst)]
     return [
         line.operator,

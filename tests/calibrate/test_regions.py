@@ -67,7 +67,7 @@ def test_errors_are_counted_as_defined() -> None:
     """Off by +10, -10, +30 and 0 %: mean 12.5 %, median 10 %, bias 7.5 %, worst 30 %; three of four interpolated."""
     rows = table("gemm", [100.0] * 4, tokens=[1, 2, 3, 4], n=64, k=64)
     times = Times(np.array([110.0, 90.0, 130.0, 100.0]), np.array([1, 1, 2, 1], np.int8))
-    whole = errors(Predicted("gemm", "by hand", "", rows, times, np.arange(4), 10))[0]
+    whole = errors(Predicted("gemm", "by hand", "", rows, times, (np.arange(4),), 10))[0]
     assert (whole.part, whole.rows) == ("all", 4)
     assert whole.mape == pytest.approx(0.125)
     assert whole.p50 == pytest.approx(0.10)
@@ -80,10 +80,32 @@ def test_errors_are_counted_as_defined() -> None:
 def test_parts_of_a_region_are_judged_apart() -> None:
     rows = table("gemm", [100.0, 100.0], tokens=[1, 1000], n=64, k=64, dtype=["bf16", "fp8"])
     times = Times(np.array([110.0, 120.0]), np.zeros(2, np.int8))
-    found = {error.part: error.mape for error in errors(Predicted("gemm", "", "", rows, times, np.arange(2), 1))}
+    found = {error.part: error.mape for error in errors(Predicted("gemm", "", "", rows, times, (np.arange(2),), 1))}
     assert found["bf16"] == pytest.approx(0.1)
     assert found["fp8"] == pytest.approx(0.2)
     assert found["over 256 tokens"] == pytest.approx(0.2)
+
+
+def test_the_interval_of_a_part_of_one_shape_is_as_wide_as_its_rows_scatter() -> None:
+    """Eight 16-bit shapes and one of 8 bits, whose forty errors are uniform in 0 to 20 %.
+
+    Their mean has a standard deviation of 0.2 / sqrt(12 x 40) = 0.9 %: a 90 % interval of 3.0 % width.
+    """
+    tokens = np.tile(np.arange(1, 41), 9)
+    shape = np.repeat(np.arange(9), 40)
+    dtype = np.where(shape == 8, "fp8", "bf16")
+    rows = table("gemm", np.full(360, 100.0), tokens=tokens, n=64 * (shape + 1), k=64, dtype=dtype)
+    times = Times(100.0 * (1.0 + np.random.default_rng(0).uniform(0.0, 0.2, 360)), np.ones(360, np.int8))
+    found = {error.part: error for error in errors(Predicted("gemm", "", "", rows, times, (shape,), 1))}
+    assert found["fp8"].high - found["fp8"].low == pytest.approx(2 * 1.645 * 0.2 / np.sqrt(12 * 40), rel=0.2)
+    assert found["fp8"].low < found["fp8"].mape < found["fp8"].high
+
+
+def test_a_single_row_has_no_interval() -> None:
+    rows = table("gemm", [100.0], tokens=[1], n=64, k=64)
+    alone = Predicted("gemm", "", "", rows, Times(np.array([110.0]), np.ones(1, np.int8)), (np.zeros(1, np.int64),), 1)
+    assert np.isnan(errors(alone)[0].low)
+    assert np.isnan(errors(alone)[0].high)
 
 
 def test_the_made_up_device_is_predicted_well_where_nothing_was_measured() -> None:
