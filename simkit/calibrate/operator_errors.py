@@ -82,11 +82,11 @@ def held_out_predictions(profile: OperatorProfile) -> Iterator[Predicted]:
     given = Given(chip_of(profile.header), profile.tables)
     for name, frame in profile.tables.items():
         predict = _PREDICT.get(name)
-        if predict is None or not _NEEDS.get(name, set()) <= set(profile.tables):
+        if predict is None or not all(_even(profile.tables.get(other)) for other in _NEEDS.get(name, ())):
             continue
         kept = (frame["use"] == "held_out").to_numpy()
         if kept.any():
-            if kept.all():
+            if not _even(frame):  # a measurement that ended early may have nothing else to fit
                 continue
             found = [("held out", "points kept apart when they were measured", kept)]
         else:
@@ -97,6 +97,14 @@ def held_out_predictions(profile: OperatorProfile) -> Iterator[Predicted]:
             alike = (_GROUP[name], [*_GROUP[name], _FINER[name]])
             groups = tuple(np.asarray(rows.groupby(columns).ngroup(), np.int64) for columns in alike)
             yield Predicted(name, region, rule, rows, times, groups, int((~held).sum()))
+
+
+def _even(frame: "pd.DataFrame | None") -> bool:
+    """Whether a table has a row to fit that is no ragged batch, on which ragged ones rest."""
+    if frame is None:
+        return False
+    fitted = frame["use"] == "fit"
+    return bool((fitted & (frame["contexts"] == "")).any() if "contexts" in frame else fitted.any())
 
 
 def errors(predicted: Predicted) -> list[OperatorError]:
@@ -287,7 +295,7 @@ _PREDICT: "dict[str, Callable[[pd.DataFrame, pd.DataFrame, Given], Times]]" = {
     "host": _host,
     "copy": _copy,
 }
-_NEEDS = {"attention_mixed": {"attention_decode", "attention_prefill"}}
+_NEEDS = {"attention_mixed": ("attention_decode", "attention_prefill")}
 _GROUP = {
     "gemm": ["dtype", "n", "k"],
     "attention_decode": _ATTENTION,

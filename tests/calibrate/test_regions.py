@@ -1,6 +1,7 @@
 """What is held out is a hole with an edge, and errors are counted as defined."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from simkit.calibrate.operator_errors import Predicted, errors, held_out_predictions
@@ -128,6 +129,23 @@ def test_points_kept_apart_are_what_a_profile_is_judged_on() -> None:
     found = list(held_out_predictions(OperatorProfile(header(), {"gemm": frame})))
     assert [(one.region, len(one.rows)) for one in found] == [("held out", int(apart.sum()))]
     assert (found[0].times.tag != Tag.MEASURED).all()
+
+
+def test_a_measurement_that_ended_early_is_judged_on_what_can_be_fitted() -> None:
+    """Of decode attention one ragged batch and points kept apart, of mixed launches a grid: neither can be predicted."""
+    decode = decode_table()
+    ragged = decode.iloc[[0]].assign(batch=2, context_tokens=96, longest_tokens=64, contexts="1x32 1x64")
+    apart = decode.iloc[1:9].assign(use="held_out")
+    sizes = {"chunk": [64, 256, 1024], "past": 0, "batch": 4, "context_tokens": 4096}
+    mixed = table("attention_mixed", [1e4, 2e4, 4e4], heads=8, kv_heads=1, head_dim=128, **sizes)
+    tables = {
+        "gemm": gemm_table(),
+        "attention_decode": pd.concat([ragged, apart], ignore_index=True),
+        "attention_prefill": prefill_table(),
+        "attention_mixed": mixed,
+    }
+    found = {one.table for one in held_out_predictions(OperatorProfile(header(), tables))}
+    assert found == {"gemm", "attention_prefill"}
 
 
 def test_copies_inputs_and_mixed_launches_are_judged_too() -> None:
