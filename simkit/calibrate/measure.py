@@ -59,6 +59,7 @@ class Measurement:
     readings: list[Reading] = field(default_factory=list)
     skipped: dict[Point, str] = field(default_factory=dict)  # and why
     planned: int = 0
+    kept: int = 0  # of the timings, from an earlier measurement
     visited_again: int = 0
     interrupted: bool = False
     spent_s: float = 0.0
@@ -66,7 +67,8 @@ class Measurement:
     @property
     def complete(self) -> bool:
         """Whether every planned point was visited or found unmeasurable."""
-        return len(self.timings) + len(self.skipped) >= self.planned
+        # a point that ran once and failed when it was visited again is in both
+        return len(self.timings.keys() | self.skipped.keys()) >= self.planned
 
 
 def measure(
@@ -99,6 +101,7 @@ def measure(
     run.found.timings.update(
         {planned.point: (earlier or {})[planned.point] for planned in plan if planned.point in (earlier or {})}
     )
+    run.found.kept = len(run.found.timings)
     try:
         run.first_pass([planned for planned in plan if planned.point not in run.found.timings])
         run.again()

@@ -81,7 +81,8 @@ def timings_of(tables: "Mapping[str, pd.DataFrame]") -> dict[Point, Timing]:
 
 def _notes(measurement: Measurement) -> list[str]:
     notes = [
-        f"measured {len(measurement.timings):,} of {measurement.planned:,} planned points in "
+        f"measured {len(measurement.timings):,} of {measurement.planned:,} planned points"
+        f"{f', {measurement.kept:,} of them earlier and the others' if measurement.kept else ''} in "
         f"{measurement.spent_s:.0f} s, {measurement.visited_again:,} visits again"
     ]
     if measurement.interrupted:

@@ -82,10 +82,13 @@ def read_silicon_sample(path: Path | None = None) -> list[SiliconRow]:
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text; name a {FILE}") from None
     reader = csv.DictReader(text.splitlines())
-    missing = [name for name in _NEEDED if name not in (reader.fieldnames or [])]
-    if missing:
-        raise InputError(f"{path}: column {missing[0]!r} is missing; name a {FILE}")
-    return [_row(cells, f"{path}:{number}", number) for number, cells in enumerate(reader, start=2)]
+    try:
+        missing = [name for name in _NEEDED if name not in (reader.fieldnames or [])]
+        if missing:
+            raise InputError(f"{path}: column {missing[0]!r} is missing; name a {FILE}")
+        return [_row(cells, f"{path}:{number}", number) for number, cells in enumerate(reader, start=2)]
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: is no line of a CSV table: {error}; name a {FILE}") from None
 
 
 def without_repeats(rows: list[SiliconRow]) -> list[SiliconRow]:

@@ -251,6 +251,12 @@ def test_a_silicon_row_is_read_in_our_units(tmp_path: Path) -> None:
     assert row.prefill.tensor is None
 
 
+def test_a_silicon_cell_that_no_table_has_is_refused(tmp_path: Path) -> None:
+    """Longer than the 131,072 characters that Python's reader takes."""
+    with pytest.raises(InputError, match=r"silicon_sample.csv:\d+: is no line of a CSV table: field larger than"):
+        read_silicon_sample(silicon(tmp_path / FILE, precision="x" * 200_000))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

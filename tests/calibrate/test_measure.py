@@ -124,6 +124,13 @@ def test_what_cannot_run_here_is_left_out_with_its_reason(device: FakeDevice) ->
     assert set(found.skipped.values()) == {"too large"}
 
 
+def test_a_point_that_fails_when_it_is_visited_again_is_counted_once() -> None:
+    """It has a time, another point has none, for the budget was over: the measurement is not complete."""
+    first = a_plan()[0].point
+    found = Measurement(timings={first: Timing(1.0, 1.0, 1.0, 5)}, skipped={first: "out of memory"}, planned=2)
+    assert not found.complete
+
+
 def test_progress_is_told(device: FakeDevice) -> None:
     seen: list[Progress] = []
     measure(device, a_plan(), 60.0, clock=device.clock, on_progress=seen.append)
@@ -153,6 +160,8 @@ def test_an_unfinished_profile_is_taken_up_again(device: FakeDevice, tmp_path: P
     second = measured_profile(measured_device(again), a_plan(), 60.0, tmp_path / "p", resume=True)
     assert not done & set(again.visited)
     assert second.measurement.complete
+    said = f"measured 60 of 60 planned points, {len(done)} of them earlier and the others in "
+    assert second.profile.header.notes[0].startswith(said)
     assert len(read_operator_profile(tmp_path / "p").tables["gemm"]) == 60
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
