@@ -132,7 +132,7 @@ def test_points_kept_apart_are_what_a_profile_is_judged_on() -> None:
 
 
 def test_a_measurement_that_ended_early_is_judged_on_what_can_be_fitted() -> None:
-    """Of decode attention one ragged batch and points kept apart, of mixed launches a grid: neither can be predicted."""
+    """Of decode attention one ragged batch and points kept apart, of mixed launches a grid: neither is predicted."""
     decode = decode_table()
     ragged = decode.iloc[[0]].assign(batch=2, context_tokens=96, longest_tokens=64, contexts="1x32 1x64")
     apart = decode.iloc[1:9].assign(use="held_out")
