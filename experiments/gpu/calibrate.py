@@ -22,7 +22,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-from stages import Row, Stages
+from stages import LOST, Row, Stages
 from watched import watch
 
 from simkit.calibrate.emitted_points import Step
@@ -230,16 +230,21 @@ def run(out: Path, models: list[str], budget_s: float, seed: int, started: float
         else:
             turn = turn_name(len(cuts))
             stages.under_way(turn, POINT_S)
-            outcome = measured_profile(
-                device,
-                plan,
-                max(0.0, budget_s - (time.monotonic() - started if cuts else 0.0)),
-                profile_at,
-                seed=seed + len(cuts),  # of the order: what hung comes later, or never
-                resume=profile_at.exists(),
-                notes=(note,),
-                on_progress=said_to(stages, turn),
-            )
+            try:
+                outcome = measured_profile(
+                    device,
+                    plan,
+                    max(0.0, budget_s - (time.monotonic() - started if cuts else 0.0)),
+                    profile_at,
+                    seed=seed + len(cuts),  # of the order: what hung comes later, or never
+                    resume=profile_at.exists(),
+                    notes=(note,),
+                    on_progress=said_to(stages, turn),
+                )
+            except RuntimeError as error:
+                # after a kernel's illegal access no call works in this process: another goes on with what was kept
+                print(f"the device is lost: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)
+                raise SystemExit(LOST) from None
             stages.over(turn)
             profile, interrupted = outcome.profile, outcome.measurement.interrupted
     finally:

@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import torch
+from device_lost import leave_if_lost
 from kernel_report import Check
 from stages import Row, Stages
 
@@ -338,8 +339,7 @@ def all_checks(
         found += [Check(*row) for row in rows]
         if cut:
             found.append(Check(name, "cut short, with what follows in its group", math.inf, 0.0, cut))
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         if on_group is not None:
             on_group(found)
+        leave_if_lost()
     return found

@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 import torch
+from device_lost import leave_if_lost
 from kernel_calls import calls_of
 from kernel_points import Point
 from kernel_report import Result, Timing
@@ -32,8 +34,9 @@ def time_call(make: Callable[[], list[Callable[[], object]]]) -> Timing | str:
     except Exception as error:  # a backend that refuses, or memory: the other points are wanted all the same
         return told(error)
     finally:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # a device that is lost: see `time_points`
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
 
 def told(error: Exception) -> str:
@@ -84,6 +87,7 @@ def time_points(
         say(f"{point.label}: {results[-1].ours or results[-1].failed}")
         if on_point is not None:
             on_point(results, left_out[1:])
+        leave_if_lost()
     return results, []
 
 

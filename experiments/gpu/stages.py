@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 Row = float | str | list[float | str] | dict[str, float | str]
 
+LOST = 75  # the exit code of a process that has lost its device (sysexits.h, EX_TEMPFAIL): another one may go on
 BETWEEN_S = 90.0  # from a start or a stage's end to the next stage: imports, the CUDA context, ceilings, a report
 
 

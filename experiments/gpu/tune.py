@@ -24,6 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
+from device_lost import leave_if_lost  # noqa: E402
 from kernel_report import Check  # noqa: E402
 from machine import describe, require_device  # noqa: E402
 from point_timing import say, time_call  # noqa: E402
@@ -81,6 +82,7 @@ def tune(
                 break
             times = stages.run(name, POINT_S, partial(times_of, regime, candidate, time_point))
             tried.append(tried_of(candidate, *times))
+            leave_if_lost()
         stages.run(over, POINT_S, lambda: iter(()))  # its share of the time is not given to it again
         if tried:
             found[regime.label] = tried

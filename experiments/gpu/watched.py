@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages import BETWEEN_S, append, last_line
+from stages import BETWEEN_S, LOST, append, last_line
 
 MOST_CUTS = 4  # beyond, the device, not a kernel, is at fault, and the time is over
 POLL_S = 0.2
@@ -19,7 +19,8 @@ LEAVE_S = 20.0  # after an interrupt: to write what there is
 
 
 def watch(command: Sequence[str], log: Path, most_cuts: int = MOST_CUTS, between_s: float = BETWEEN_S) -> int:
-    """The exit code of `command`, which writes `log` by `stages.Stages`; begun anew after each stage that was cut.
+    """The exit code of `command`, which writes `log` by `stages.Stages`; begun anew after each stage that was cut, and
+    where it ends with LOST.
 
     1 where it was cut too often, hung with no stage under way, or could not be killed. What was cut is said on stderr.
     `between_s` is the limit until its first line.
@@ -50,16 +51,17 @@ def _once(command: Sequence[str], log: Path, between_s: float) -> tuple[int | No
         raise
     finally:  # it must not outlive this one, whatever ends that
         ended = worker.poll() is not None or _killed(worker)
-    if why is None and worker.returncode >= 0:
+    lost = why is None and worker.returncode == LOST
+    if why is None and worker.returncode >= 0 and not lost:
         return worker.returncode, False
-    why = why or f"its process was ended by signal {-worker.returncode}"
+    why = why or ("its process lost the device" if lost else f"its process was ended by signal {-worker.returncode}")
     name = _under_way(log)
     print(f"cut: {name or 'between stages'}: {why}", file=sys.stderr, flush=True)
     if not ended:
         print("its process cannot be ended: the driver does not let go of it", file=sys.stderr, flush=True)
     if name is not None:
         append(log, {"stage": name, "cut": why})
-    return None, ended and name is not None
+    return None, ended and (name is not None or lost)
 
 
 def _late(worker: "subprocess.Popen[bytes]", log: Path, between_s: float) -> str | None:

@@ -94,7 +94,8 @@ def measure(
         on_progress: told now and then.
         on_checkpoint: given what there is, about every half minute.
 
-    A KeyboardInterrupt ends the measurement; the result holds what was measured and says `interrupted`.
+    A KeyboardInterrupt ends the measurement; the result holds what was measured and says `interrupted`. Whatever else a
+    device raises beside a point that it cannot run is passed on, after `on_checkpoint` was given what there is.
     """
     run = _Run(bench, budget_s, seed, clock, on_progress, on_checkpoint)
     run.found.planned = len(plan)
@@ -107,6 +108,10 @@ def measure(
         run.again()
     except KeyboardInterrupt:
         run.found.interrupted = True
+    except Exception:
+        # the device is gone: what was measured until then is wanted all the same
+        run.keep()
+        raise
     run.settle()
     return run.found
 
@@ -162,6 +167,13 @@ class _Run:
             self.found.timings[point] = timing_of(self._best(visits))
         self.found.spent_s = self._spent_s()
 
+    def keep(self) -> None:
+        """Give what there is to who keeps it."""
+        self._checkpoint_s = self._clock()
+        self.settle()
+        if self._on_checkpoint is not None:
+            self._on_checkpoint(self.found)
+
     def _shuffled(self, plan: Sequence[PlannedPoint]) -> list[Point]:
         levels = sorted({planned.level for planned in plan})
         order: list[Point] = []
@@ -187,9 +199,7 @@ class _Run:
         self.found.readings.append(Reading(self._clock(), float(np.median(seen.ns))))
         self._since = 0
         if self._on_checkpoint is not None and self._clock() - self._checkpoint_s > CHECKPOINT_EVERY_S:
-            self._checkpoint_s = self._clock()
-            self.settle()
-            self._on_checkpoint(self.found)
+            self.keep()
 
     def _noisy(self) -> list[Point]:
         """Points to visit again, the noisiest first; equally noisy ones in random order."""

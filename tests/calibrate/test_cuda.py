@@ -268,6 +268,24 @@ def test_what_was_measured_is_reported_before_the_layers_that_may_fail(
         script.run(tmp_path, ["llama-3.1-8b"], 10.0, 0, 0.0, script.Stages())
 
 
+def test_a_device_lost_while_it_is_measured_is_left_to_another_process(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    closed: list[bool] = []
+    device = SimpleNamespace(host_copies=True, close=lambda: closed.append(True))
+    monkeypatch.setattr(script, "open_device", lambda *_: device)
+    monkeypatch.setattr(script, "replayed_steps", lambda *_: ([], "nothing"))
+    monkeypatch.setattr(script, "plan_of", lambda *_: [])
+    monkeypatch.setattr(script, "measured_profile", lost)
+    with pytest.raises(SystemExit) as left:
+        script.run(tmp_path, ["llama-3.1-8b"], 10.0, 0, 0.0, script.Stages())
+    assert left.value.code == script.LOST
+    assert closed == [True]
+
+
 def test_a_point_that_hangs_costs_neither_what_was_measured_nor_the_report(
     script: ModuleType, profile: OperatorProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

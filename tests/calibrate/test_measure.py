@@ -116,6 +116,22 @@ def test_ctrl_c_keeps_what_is_there(device: FakeDevice) -> None:
     assert "partial: interrupted" in profile.header.notes
 
 
+def test_a_device_that_is_lost_leaves_what_was_measured_to_who_keeps_it(device: FakeDevice) -> None:
+    """After an illegal access the sentinel fails, too, and with it the measurement; 30 s have not gone by."""
+    kept: list[int] = []
+
+    def lost() -> None:
+        if len(device.visited) == 20:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    device.on_repeat = lost
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        measure(
+            device, a_plan(), 60.0, clock=device.clock, on_checkpoint=lambda so_far: kept.append(len(so_far.timings))
+        )
+    assert kept == [19]
+
+
 def test_what_cannot_run_here_is_left_out_with_its_reason(device: FakeDevice) -> None:
     device.refused = {planned.point for planned in a_plan()[:3]}
     found = measure(device, a_plan(), 60.0, clock=device.clock)

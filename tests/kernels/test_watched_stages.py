@@ -14,7 +14,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "experiments/gpu"
 sys.path.insert(0, str(FOLDER))
 
 from kernel_points import POINTS  # noqa: E402
-from stages import Found, Stages, append  # noqa: E402
+from stages import LOST, Found, Stages, append  # noqa: E402
 from watched import watch  # noqa: E402
 
 # As a call that waits for a device: no signal that Python could handle gets through to it.
@@ -78,6 +78,51 @@ sys.exit(stages.run("after", 20.0, lambda: iter([1.0])).rows == [1.0] and "signa
 """
     assert watched(script, tmp_path / "stages.jsonl") == 1
     assert "cut: check: its process was ended by signal 6" in capfd.readouterr().err
+
+
+def test_a_process_that_lost_its_device_is_followed_by_another(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Once in a stage, which is cut, and once behind one, which has its rows."""
+    script = """
+def losing():
+    yield "a row"
+    sys.exit(LOST)
+first = stages.known("first")
+stages.run("first", 20.0, losing)
+second = stages.known("second")
+stages.run("second", 20.0, lambda: iter(["whole"]))
+if second is None:
+    sys.exit(LOST)
+print(first, second)
+sys.exit(3)
+"""
+    assert watched("from stages import LOST" + script, tmp_path / "stages.jsonl") == 3
+    said = capfd.readouterr()
+    assert said.out.strip() == f"{Found(['a row'], 'its process lost the device')} {Found(['whole'], '')}"
+    whys = [f"cut: {where}: its process lost the device" for where in ("first", "between stages")]
+    assert said.err.splitlines() == whys
+
+
+def test_a_lost_device_is_told_from_one_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+    from device_lost import leave_if_lost
+
+    def fails() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    leave_if_lost()  # nothing was asked of a device
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    leave_if_lost()
+    monkeypatch.setattr(torch.cuda, "synchronize", fails)
+    with pytest.raises(SystemExit) as left:
+        leave_if_lost()
+    assert left.value.code == LOST
+    assert "the device is lost: CUDA error: an illegal memory access" in capfd.readouterr().err
 
 
 def test_a_device_on_which_everything_hangs_is_given_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
