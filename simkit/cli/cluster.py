@@ -9,7 +9,7 @@ from pydantic import Field
 
 from simkit.cli.cluster_pools import are_alike, fleet_title, pool_rows, stands_for_all
 from simkit.cli.config import Config
-from simkit.cli.console import emit_json, people, progress, to_json, waiting_for
+from simkit.cli.console import emit_json, nothing_yet, people, progress, summing_up, to_json, waiting_for
 from simkit.cluster.settings import Cluster
 from simkit.errors import PartialResultError
 
@@ -32,43 +32,45 @@ class RunConfig(Config):
 
 def run_cluster(config: RunConfig, folder: Path | None, rows: "Rows", json: bool) -> None:
     """Serve the workload by the cluster; print, write the result directory, or emit JSON, as a run of one replica."""
-    from simkit.cli.config import load_workload
-    from simkit.cli.run import full_summary
-    from simkit.cluster.heeded import check_heeded
-    from simkit.cluster.merged import merged_run
-    from simkit.cluster.moving import Moving
-    from simkit.cluster.summary import fleet_summary
-    from simkit.engine.deployment import with_whole_contexts
-    from simkit.engine.warm_up import warm_up
+    with nothing_yet():
+        from simkit.cli.config import load_workload
+        from simkit.cli.run import full_summary
+        from simkit.cluster.heeded import check_heeded
+        from simkit.cluster.merged import merged_run
+        from simkit.cluster.moving import Moving
+        from simkit.cluster.summary import fleet_summary
+        from simkit.engine.deployment import with_whole_contexts
+        from simkit.engine.warm_up import warm_up
 
-    assert config.cluster is not None, "the caller looked"
-    specs = {pool.name: _resolved(config, pool.deployment) for pool in config.cluster.all_pools()}
-    if Moving(config.cluster.disaggregation, config.cluster.tiers):
-        specs = {name: with_whole_contexts(each, partial(_resolved, config)) for name, each in specs.items()}
-    spec = stands_for_all(specs)
-    with waiting_for("reading the workload"):
-        workload = load_workload(config.workload, config.seed)
-    check_heeded(config.cluster, workload)
-    with waiting_for("compiling the engine, which is kept for later runs"):
-        for discipline in sorted({each.deployment.engine.discipline for each in specs.values()}):
-            warm_up(discipline)
+        assert config.cluster is not None, "the caller looked"
+        specs = {pool.name: _resolved(config, pool.deployment) for pool in config.cluster.all_pools()}
+        if Moving(config.cluster.disaggregation, config.cluster.tiers):
+            specs = {name: with_whole_contexts(each, partial(_resolved, config)) for name, each in specs.items()}
+        spec = stands_for_all(specs)
+        with waiting_for("reading the workload"):
+            workload = load_workload(config.workload, config.seed)
+        check_heeded(config.cluster, workload)
+        with waiting_for("compiling the engine, which is kept for later runs"):
+            for discipline in sorted({each.deployment.engine.discipline for each in specs.values()}):
+                warm_up(discipline)
     with progress("requests", len(workload)) as on_progress:
         fleet = _served(config, workload, 1.0, on_progress)
-    result = merged_run(fleet)
-    pools = pool_rows(config.cluster, specs)
-    summary = {
-        **full_summary(config, spec, workload, result, fleet.replicas),
-        "fleet": {**fleet_summary(fleet), "pools": pools},
-    }
-    if not are_alike(specs):
-        del summary["memory_bytes"], summary["engine"]  # each pool's own are with it
-    title = fleet_title(config.cluster, specs)
-    if folder is not None:
-        _write(folder, config, title, workload, fleet, summary, rows)
-    if json:
-        emit_json(summary)
-    else:
-        _show(title, workload, summary, config.slo, folder)
+    with summing_up():
+        result = merged_run(fleet)
+        pools = pool_rows(config.cluster, specs)
+        summary = {
+            **full_summary(config, spec, workload, result, fleet.replicas),
+            "fleet": {**fleet_summary(fleet), "pools": pools},
+        }
+        if not are_alike(specs):
+            del summary["memory_bytes"], summary["engine"]  # each pool's own are with it
+        title = fleet_title(config.cluster, specs)
+        if folder is not None:
+            _write(folder, config, title, workload, fleet, summary, rows)
+        if json:
+            emit_json(summary)
+        else:
+            _show(title, workload, summary, config.slo, folder)
     if not fleet.complete:
         raise PartialResultError("interrupted; what is printed or written is partial and says so")
 

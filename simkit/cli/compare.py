@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simkit.cli import options
-from simkit.cli.console import emit_json, people, progress, to_json, waiting_for, whole_or_nothing
+from simkit.cli.console import emit_json, nothing_yet, people, progress, to_json, waiting_for, whole_or_nothing
 from simkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,29 +31,30 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Replay the same traffic on each deployment: every difference with its interval, and which is cheaper."""
-    from simkit.cli.compare_config import CompareConfig
-    from simkit.cli.config import read_config_as
-    from simkit.engine.warm_up import warm_up
-    from simkit.metrics.slo import promise
-    from simkit.plan.paired import compare as compare_contenders
-    from simkit.report.directory import prepare
+    with nothing_yet():
+        from simkit.cli.compare_config import CompareConfig
+        from simkit.cli.config import read_config_as
+        from simkit.engine.warm_up import warm_up
+        from simkit.metrics.slo import promise
+        from simkit.plan.paired import compare as compare_contenders
+        from simkit.report.directory import prepare
 
-    if len(configs) < 2:
-        raise InputError("compare: one configuration has nothing to be compared with; give two or more")
-    shared = options.overrides(
-        None, None, None, None, None, None, None, None, None, requests, rate,
-        False, False, False, None, slo, seed, settings,
-    )  # fmt: skip
-    resolved = [read_config_as(CompareConfig, path, shared) for path in configs]
-    promised = promise(resolved[0].slo)
-    if any(promise(other.slo) != promised for other in resolved):
-        raise InputError("slo: the configurations promise different things; give one --slo for all")
-    if out is not None:
-        prepare(out)
-    with waiting_for("compiling the engine, which is kept for later runs"):
-        for discipline in sorted({one.deployment.engine.discipline for one in resolved}):
-            warm_up(discipline)
-    contenders = [_contender(one, name) for one, name in zip(resolved, _names(configs), strict=True)]
+        if len(configs) < 2:
+            raise InputError("compare: one configuration has nothing to be compared with; give two or more")
+        shared = options.overrides(
+            None, None, None, None, None, None, None, None, None, requests, rate,
+            False, False, False, None, slo, seed, settings,
+        )  # fmt: skip
+        resolved = [read_config_as(CompareConfig, path, shared) for path in configs]
+        promised = promise(resolved[0].slo)
+        if any(promise(other.slo) != promised for other in resolved):
+            raise InputError("slo: the configurations promise different things; give one --slo for all")
+        if out is not None:
+            prepare(out)
+        with waiting_for("compiling the engine, which is kept for later runs"):
+            for discipline in sorted({one.deployment.engine.discipline for one in resolved}):
+                warm_up(discipline)
+        contenders = [_contender(one, name) for one, name in zip(resolved, _names(configs), strict=True)]
     with whole_or_nothing(), progress("replications", replications) as on_replication:
         found = compare_contenders(contenders, promised, replications, on_replication)
     _present(found, resolved, out, json)

@@ -49,6 +49,26 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
+def nothing_yet() -> Iterator[None]:
+    """For what comes before the work (imports, input, compiling): an interrupt ends in a line that says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise PartialResultError("interrupted before anything was computed; nothing was written") from None
+
+
+@contextmanager
+def summing_up() -> Iterator[None]:
+    """For what comes after the work: an interrupt ends in a line that says what may be missing."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise PartialResultError(
+            "interrupted while the result was summed up: it is not printed, or its files are not all there"
+        ) from None
+
+
+@contextmanager
 def whole_or_nothing() -> Iterator[None]:
     """For work of which a part is no answer: an interrupt ends in a line that says so."""
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from simkit.cli import options
-from simkit.cli.console import emit_json, people, progress, to_json, waiting_for, whole_or_nothing
+from simkit.cli.console import emit_json, nothing_yet, people, progress, to_json, waiting_for, whole_or_nothing
 from simkit.errors import InputError, TargetNotMetError
 
 if TYPE_CHECKING:
@@ -44,39 +44,40 @@ def context(
 
     Exit code 3 if no length holds at any rate.
     """
-    from simkit.cli.config import load_workload, read_config_as
-    from simkit.cli.context_config import ContextConfig, context_question
-    from simkit.engine.warm_up import warm_up
-    from simkit.metrics.slo import promise
-    from simkit.plan.context_cells import cells
-    from simkit.report.directory import prepare
+    with nothing_yet():
+        from simkit.cli.config import load_workload, read_config_as
+        from simkit.cli.context_config import ContextConfig, context_question
+        from simkit.engine.warm_up import warm_up
+        from simkit.metrics.slo import promise
+        from simkit.plan.context_cells import cells
+        from simkit.report.directory import prepare
 
-    wanted = options.overrides(
-        model, device, tp, trace, trace_format, preset, generate, arrivals, None, requests, None,
-        False, False, False, profile, slo, seed, settings,
-    )  # fmt: skip
-    wanted += options.own_columns(columns, time_unit)
-    wanted += [
-        (f"context.{name}", value)
-        for name, value in (
-            ("lengths", _numbers("lengths", lengths, int)),
-            ("rates", _numbers("rates", rates, float)),
-            ("kv", None if kv is None else [name.strip() for name in kv.split(",")]),
-            ("long_share", long_share),
-        )
-        if value is not None
-    ]
-    resolved = read_config_as(ContextConfig, config, wanted)
-    if not promise(resolved.slo):
-        raise InputError("slo: no target given; for instance --slo ttft_p99=5 --slo tpot_p99=0.05 (seconds)")
-    folder = out if out is not None or json else DEFAULT_OUT
-    if folder is not None:
-        prepare(folder)
-    with waiting_for("reading the workload"):
-        workload = load_workload(resolved.workload, resolved.seed)
-    with waiting_for("compiling the engine, which is kept for later runs"):
-        warm_up(resolved.deployment.engine.discipline)
-    question = context_question(resolved, workload)
+        wanted = options.overrides(
+            model, device, tp, trace, trace_format, preset, generate, arrivals, None, requests, None,
+            False, False, False, profile, slo, seed, settings,
+        )  # fmt: skip
+        wanted += options.own_columns(columns, time_unit)
+        wanted += [
+            (f"context.{name}", value)
+            for name, value in (
+                ("lengths", _numbers("lengths", lengths, int)),
+                ("rates", _numbers("rates", rates, float)),
+                ("kv", None if kv is None else [name.strip() for name in kv.split(",")]),
+                ("long_share", long_share),
+            )
+            if value is not None
+        ]
+        resolved = read_config_as(ContextConfig, config, wanted)
+        if not promise(resolved.slo):
+            raise InputError("slo: no target given; for instance --slo ttft_p99=5 --slo tpot_p99=0.05 (seconds)")
+        folder = out if out is not None or json else DEFAULT_OUT
+        if folder is not None:
+            prepare(folder)
+        with waiting_for("reading the workload"):
+            workload = load_workload(resolved.workload, resolved.seed)
+        with waiting_for("compiling the engine, which is kept for later runs"):
+            warm_up(resolved.deployment.engine.discipline)
+        question = context_question(resolved, workload)
     with whole_or_nothing(), progress("cells", len(list(question.places()))) as on_progress:
         found = cells(question, on_progress)
     _present(resolved, question, found, folder, json)

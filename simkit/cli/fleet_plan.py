@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from simkit.cli.config import Config, load_workload, resolve_replica
-from simkit.cli.console import emit_json, people, progress, to_json, waiting_for
+from simkit.cli.console import emit_json, nothing_yet, people, progress, to_json, waiting_for
 from simkit.cli.step_time_error import step_time_error
 from simkit.cluster.settings import Cluster
 from simkit.engine.deployment import Deployment, ReplicaSpec
@@ -105,24 +105,25 @@ def fleet_plan(config: PlanConfig, folder: Path | None, study: Path | None, work
     """Search, look at the chosen deployment, print and write; TargetNotMetError if nothing holds."""
     settings = config.plan
     assert settings is not None, "asked for with a plan section only"
-    with waiting_for("reading the workload"):
-        workload = load_workload(config.workload, config.seed)
-    promised = promise(config.slo)
-    asked = settings.demand.rate(mean_rate(workload))
-    if math.isnan(asked):
-        raise InputError(f"plan.demand: workload {workload.name} has no rate of its own; give rate_per_s or users")
-    robust = scenarios(settings.robust, settings.stresses, settings.demand.growth)
-    door = config.cluster or Cluster(router=settings.router)
-    question = Question(workload, asked, promised, robust, partial(spec_of, config=config), door)
-    with waiting_for("compiling the engine, which is kept for later runs"):
-        warm_up(config.deployment.engine.discipline)
-    options = kinds(settings.search, config.deployment)
-    group = next((kind for kind in options if kind.apart is not None), None)
-    if group is not None:
-        with waiting_for("compiling the loop of groups, which is kept for later runs"):
-            _warm_up(question, group)
-    key = question_key({"config": config.model_dump(mode="json"), "versions": versions()})
-    kept = Study(study, key)
+    with nothing_yet():
+        with waiting_for("reading the workload"):
+            workload = load_workload(config.workload, config.seed)
+        promised = promise(config.slo)
+        asked = settings.demand.rate(mean_rate(workload))
+        if math.isnan(asked):
+            raise InputError(f"plan.demand: workload {workload.name} has no rate of its own; give rate_per_s or users")
+        robust = scenarios(settings.robust, settings.stresses, settings.demand.growth)
+        door = config.cluster or Cluster(router=settings.router)
+        question = Question(workload, asked, promised, robust, partial(spec_of, config=config), door)
+        with waiting_for("compiling the engine, which is kept for later runs"):
+            warm_up(config.deployment.engine.discipline)
+        options = kinds(settings.search, config.deployment)
+        group = next((kind for kind in options if kind.apart is not None), None)
+        if group is not None:
+            with waiting_for("compiling the loop of groups, which is kept for later runs"):
+                _warm_up(question, group)
+        key = question_key({"config": config.model_dump(mode="json"), "versions": versions()})
+        kept = Study(study, key)
     found = _search(options, question, workers, kept, settings.front)
     try:
         lines, tree, decision = _answer(config, settings, question, found, workers)

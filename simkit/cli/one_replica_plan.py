@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from simkit.cli.config import Config, load_workload, resolve_replica
-from simkit.cli.console import emit_json, people, progress, to_json, waiting_for
+from simkit.cli.console import emit_json, nothing_yet, people, progress, to_json, waiting_for, whole_or_nothing
 from simkit.cli.fleet_plan import drawn, spec_of
 from simkit.cli.run import full_summary, step_time_source
 from simkit.cli.step_time_error import step_time_error
@@ -38,7 +38,8 @@ REPLICATIONS = 20
 
 def one_replica_plan(config: Config, folder: Path | None, seeds: int, json: bool) -> None:
     """Search, look at the replica at the rate found, print and write; TargetNotMetError if no rate holds."""
-    spec = resolve_replica(config)
+    with nothing_yet():
+        spec = resolve_replica(config)
     workloads, answers = _search(config, spec, seeds if config.workload.seeded else 1)
     nominal = answers[1.0][0]
     complete = sum(len(found) for found in answers.values()) == len(workloads) * len(STEP_TIME_FACTORS)
@@ -69,16 +70,17 @@ def _look(config: Config, spec: ReplicaSpec, workload: Workload, rate_per_s: flo
     question = Question(workload, rate_per_s, promise(config.slo), spec_of=partial(spec_of, config=config))
     kind = kinds(SearchSpace(), config.deployment)[0]
     draw = partial(drawn, config=config) if config.workload.seeded else None
-    with progress("parts of the answer", PARTS) as on_progress:
+    with whole_or_nothing(), progress("parts of the answer", PARTS) as on_progress:
         return look_at(question, kind, step_time_error(spec, config, None), REPLICATIONS, draw, on_progress)
 
 
 def _search(config: Config, spec: ReplicaSpec, seeds: int) -> tuple[list[Workload], dict[float, list[Capacity]]]:
     """The workloads drawn, and per step-time factor the answer for each of them."""
-    with waiting_for("reading the workload"):
-        workloads = [load_workload(config.workload, config.seed + i) for i in range(seeds)]
-    with waiting_for("compiling the engine, which is kept for later runs"):
-        warm_up(spec.deployment.engine.discipline)
+    with nothing_yet():
+        with waiting_for("reading the workload"):
+            workloads = [load_workload(config.workload, config.seed + i) for i in range(seeds)]
+        with waiting_for("compiling the engine, which is kept for later runs"):
+            warm_up(spec.deployment.engine.discipline)
     answers: dict[float, list[Capacity]] = {}
     with progress("replays", len(STEP_TIME_FACTORS) * seeds * TYPICAL_PROBES) as on_progress:
         counted = _counter(on_progress)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from simkit.cli import options
+from simkit.cli.console import nothing_yet
 from simkit.errors import InputError
 
 DEFAULT_OUT = Path("simkit-result")
@@ -57,28 +58,29 @@ def plan(
     With a `plan` section, or one of the flags from --demand on, many kinds of replica are searched for the cheapest
     fleet; else the highest rate of the one replica described is found. Exit code 3 if nothing holds.
     """
-    from simkit.cli.config import read_config_as
-    from simkit.cli.fleet_plan import PlanConfig, fleet_plan
-    from simkit.cli.one_replica_plan import one_replica_plan
-    from simkit.metrics.slo import promise
-    from simkit.plan.parallel import Workers
-    from simkit.report.directory import prepare
+    with nothing_yet():
+        from simkit.cli.config import read_config_as
+        from simkit.cli.fleet_plan import PlanConfig, fleet_plan
+        from simkit.cli.one_replica_plan import one_replica_plan
+        from simkit.metrics.slo import promise
+        from simkit.plan.parallel import Workers
+        from simkit.report.directory import prepare
 
-    wanted = options.overrides(
-        model, device, tp, trace, trace_format, preset, generate, arrivals, cv, requests, rate,
-        sort, skip_bad_rows, spread_ticks, profile, slo, seed, settings,
-    )  # fmt: skip
-    wanted += options.own_columns(columns, time_unit)
-    wanted += options.step_time(uncalibrated)
-    wanted += _fleet_overrides(demand, users, per_user_hour, devices, disaggregated, robust, sure, front)
-    resolved = read_config_as(PlanConfig, config, wanted)
-    if not promise(resolved.slo):
-        raise InputError("slo: no target given; for instance --slo ttft_p99=1 --slo tpot_p99=0.05 (seconds)")
-    if cluster not in ("", "ray"):
-        raise InputError(f"--cluster {cluster}: is not known; ray is")
-    folder = out if out is not None or json else DEFAULT_OUT
-    if folder is not None:
-        prepare(folder)
+        wanted = options.overrides(
+            model, device, tp, trace, trace_format, preset, generate, arrivals, cv, requests, rate,
+            sort, skip_bad_rows, spread_ticks, profile, slo, seed, settings,
+        )  # fmt: skip
+        wanted += options.own_columns(columns, time_unit)
+        wanted += options.step_time(uncalibrated)
+        wanted += _fleet_overrides(demand, users, per_user_hour, devices, disaggregated, robust, sure, front)
+        resolved = read_config_as(PlanConfig, config, wanted)
+        if not promise(resolved.slo):
+            raise InputError("slo: no target given; for instance --slo ttft_p99=1 --slo tpot_p99=0.05 (seconds)")
+        if cluster not in ("", "ray"):
+            raise InputError(f"--cluster {cluster}: is not known; ray is")
+        folder = out if out is not None or json else DEFAULT_OUT
+        if folder is not None:
+            prepare(folder)
     if resolved.plan is not None:
         fleet_plan(resolved, folder, study, Workers(workers, "ray" if cluster else ""), json)
         return

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simkit.cli import options
-from simkit.cli.console import emit_json, people, progress, to_json, waiting_for
+from simkit.cli.console import emit_json, nothing_yet, people, progress, summing_up, to_json, waiting_for
 from simkit.errors import InputError, PartialResultError
 
 if TYPE_CHECKING:
@@ -53,23 +53,24 @@ def run(
 
     Writes a result directory with report.html, summary.json, requests.csv.gz and trace.json.gz.
     """
-    from simkit.cli.cluster import RunConfig, run_cluster
-    from simkit.cli.config import load_workload, read_config_as, resolve_replica
-    from simkit.engine.warm_up import warm_up
-    from simkit.plan.sweep import replay
-    from simkit.report.directory import check_rows, prepare
+    with nothing_yet():
+        from simkit.cli.cluster import RunConfig, run_cluster
+        from simkit.cli.config import load_workload, read_config_as, resolve_replica
+        from simkit.engine.warm_up import warm_up
+        from simkit.plan.sweep import replay
+        from simkit.report.directory import check_rows, prepare
 
-    wanted = options.overrides(
-        model, device, tp, trace, trace_format, preset, generate, arrivals, cv, requests, rate,
-        sort, skip_bad_rows, spread_ticks, profile, slo, seed, settings,
-    )  # fmt: skip
-    wanted += options.own_columns(columns, time_unit)
-    wanted += options.step_time(uncalibrated)
-    resolved = read_config_as(RunConfig, config, wanted)
-    form = check_rows(rows)
-    folder = out if out is not None or json else DEFAULT_OUT
-    if folder is not None:
-        prepare(folder)
+        wanted = options.overrides(
+            model, device, tp, trace, trace_format, preset, generate, arrivals, cv, requests, rate,
+            sort, skip_bad_rows, spread_ticks, profile, slo, seed, settings,
+        )  # fmt: skip
+        wanted += options.own_columns(columns, time_unit)
+        wanted += options.step_time(uncalibrated)
+        resolved = read_config_as(RunConfig, config, wanted)
+        form = check_rows(rows)
+        folder = out if out is not None or json else DEFAULT_OUT
+        if folder is not None:
+            prepare(folder)
     if resolved.cluster is not None:
         run_cluster(resolved, folder, form, json)
         return
@@ -79,21 +80,23 @@ def run(
             f"deployment.layout.data={engines}: a replica is {engines} engines; describe it by cluster: "
             f"{{pools: [{{name: all, data_parallel: {engines}}}], router: data_parallel}}"
         )
-    spec = resolve_replica(resolved)
-    with waiting_for("reading the workload"):
-        workload = load_workload(resolved.workload, resolved.seed)
-    with waiting_for("compiling the engine, which is kept for later runs"):
-        warm_up(spec.deployment.engine.discipline)
+    with nothing_yet():
+        spec = resolve_replica(resolved)
+        with waiting_for("reading the workload"):
+            workload = load_workload(resolved.workload, resolved.seed)
+        with waiting_for("compiling the engine, which is kept for later runs"):
+            warm_up(spec.deployment.engine.discipline)
     with progress("requests", len(workload)) as on_progress:
         result = replay(spec, workload, on_progress=on_progress, keep_partial=True)
-    summary = full_summary(resolved, spec, workload, result)
-    whole = result.complete
-    if folder is not None:
-        whole = _write(folder, resolved, spec, workload, result, summary, form) and whole
-    if json:
-        emit_json(summary)
-    else:
-        _show(spec, workload, summary, resolved.slo, folder)
+    with summing_up():
+        summary = full_summary(resolved, spec, workload, result)
+        whole = result.complete
+        if folder is not None:
+            whole = _write(folder, resolved, spec, workload, result, summary, form) and whole
+        if json:
+            emit_json(summary)
+        else:
+            _show(spec, workload, summary, resolved.slo, folder)
     if not whole:
         raise PartialResultError("interrupted; what is printed or written is partial and says so")
 

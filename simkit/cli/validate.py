@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simkit.cli import options
-from simkit.cli.console import answers, emit_json, people, progress, waiting_for
+from simkit.cli.console import answers, emit_json, nothing_yet, people, progress, waiting_for, whole_or_nothing
 from simkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,19 +30,20 @@ def validate(
 
     Runs that cannot be replayed are named with the reason; exit code 2 if that is all of them.
     """
-    from simkit.engine.warm_up import warm_up
-    from simkit.fidelity.validate import read_sources
-    from simkit.fidelity.validate import validate as compare
+    with nothing_yet():
+        from simkit.engine.warm_up import warm_up
+        from simkit.fidelity.validate import read_sources
+        from simkit.fidelity.validate import validate as compare
 
-    if not 0.01 <= step_time_factor <= 100.0:
-        raise InputError(f"--step-time-factor {step_time_factor:g}: a factor from 0.01 to 100 is wanted")
-    if profile is not None and uncalibrated:
-        raise InputError("--profile and --uncalibrated: give one of them")
-    sources = read_sources(files)
-    timing = _timing(profile, uncalibrated, step_time_factor)
-    with waiting_for("compiling the engine, which is kept for later runs"):
-        warm_up("vllm-v1")
-    with progress("runs", len(sources)) as on_progress:
+        if not 0.01 <= step_time_factor <= 100.0:
+            raise InputError(f"--step-time-factor {step_time_factor:g}: a factor from 0.01 to 100 is wanted")
+        if profile is not None and uncalibrated:
+            raise InputError("--profile and --uncalibrated: give one of them")
+        sources = read_sources(files)
+        timing = _timing(profile, uncalibrated, step_time_factor)
+        with waiting_for("compiling the engine, which is kept for later runs"):
+            warm_up("vllm-v1")
+    with whole_or_nothing(), progress("runs", len(sources)) as on_progress:
         validation = compare(sources, timing, on_progress=on_progress)
     if html is not None:
         _write(validation, html)

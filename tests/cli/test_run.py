@@ -1,5 +1,6 @@
 """`simkit run` end to end."""
 
+import builtins
 import csv
 import gzip
 import io
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from simkit.cli.console import whole_or_nothing
+from simkit.cli.main import entry
 from simkit.errors import PartialResultError
 
 LLAMA = ("--model", "llama-3.1-8b", "--device", "h100")
@@ -157,6 +159,63 @@ def test_an_interrupted_run_keeps_what_it_has_and_says_so(
     assert 0 < tree["requests"]["unfinished"] < 2_000_000
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["complete"] is False
     assert "partial" in (tmp_path / "out" / "report.html").read_text().lower()
+
+
+VERBS = {
+    "run": (*LLAMA, "--preset", "azure-conv-2023", "-n", "100"),
+    "plan": (*LLAMA, "--preset", "azure-conv-2023", "-n", "100", "--slo", "ttft_p99=1"),
+    "context": (*LLAMA, "--preset", "azure-conv-2023", "-n", "100", "--slo", "ttft_p99=1"),
+    "compare": ("one.yaml", "one.yaml", "--out", "here"),
+    "validate": ("measured.json",),
+}
+
+
+@pytest.mark.parametrize(
+    ("verb", "stage"),
+    [
+        ("run", "simkit.cli.config"),
+        ("run", "simkit.engine.warm_up"),
+        ("plan", "simkit.cli.config"),
+        ("context", "simkit.cli.config"),
+        ("compare", "simkit.cli.config"),
+        ("validate", "simkit.fidelity.validate"),
+    ],
+)
+def test_an_interrupt_before_anything_was_computed_is_told(
+    verb: str, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C in the midst of an import, and nothing of the result is there."""
+
+    def interrupted(name: str, *others: object, **named: object) -> object:
+        if name == stage:
+            raise KeyboardInterrupt
+        return real(name, *others, **named)
+
+    real = builtins.__import__
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    monkeypatch.setattr(sys, "argv", ["simkit", verb, *VERBS[verb]])
+    with pytest.raises(SystemExit) as ended:
+        entry()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "simkit: interrupted before anything was computed; nothing was written\n"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_signal_while_a_command_starts_ends_in_one_line(
+    started: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """The signal comes as the verb begins: its first imports are under way."""
+    script = (
+        "import os, signal, simkit.cli.run as verb; from simkit.cli.main import entry\n"
+        "real = verb.options.overrides\n"
+        "verb.options.overrides = lambda *g: (os.kill(os.getpid(), signal.SIGINT), real(*g))[1]\n"
+        "entry()"
+    )
+    process = started([sys.executable, "-c", script, "run", *VERBS["run"]], cwd=tmp_path)
+    stdout, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr == "simkit: interrupted before anything was computed; nothing was written\n"
 
 
 def test_an_interrupt_of_what_has_no_partial_answer_is_told() -> None:
