@@ -26,6 +26,7 @@ class Observation:
     worst: float  # the largest measured / limit over the targets; 1 is exactly at a target; inf if saturated
     requests: int
     rejected: int
+    given_up: int  # neither served to the end nor rejected: unfinished, or given up by the client or the fleet
     attained: float  # share of the requests that meet every limit
     output_tokens: int
     prompt_tokens: int
@@ -95,6 +96,7 @@ def observe(
         worst=float("inf") if saturated else max(ratios.values(), default=0.0),
         requests=n,
         rejected=rejected,
+        given_up=n - rejected - int(np.count_nonzero(done)),
         attained=attained,
         output_tokens=int(requests.generated_tokens[done].sum()),
         prompt_tokens=int(requests.prompt_tokens[done].sum()),

@@ -73,6 +73,8 @@ class Comparison:
     figures: tuple[Mapping[str, Interval], ...]  # of each
     usd_per_hour: tuple[float, ...]
     usd_per_million_requests: tuple[float, ...]  # median
+    turned_away: tuple[float, ...]  # share of the requests of all replications, whose latencies are in no figure
+    not_finished: tuple[float, ...]  # the same, of those that began and did not end
     differences: tuple[Difference, ...]
     replications: int
 
@@ -99,6 +101,8 @@ def compare(
         ),
         usd_per_hour=tuple(c.usd_per_hour for c in contenders),
         usd_per_million_requests=tuple(float(np.median([r.usd_per_million_requests for r in done])) for done in runs),
+        turned_away=tuple(_share([run.planned.rejected for run in done], done) for done in runs),
+        not_finished=tuple(_share([run.planned.given_up for run in done], done) for done in runs),
         differences=tuple(
             _difference(contenders[0], contender, runs[0], done)
             for contender, done in zip(contenders[1:], runs[1:], strict=True)
@@ -122,6 +126,10 @@ def _run(contender: Contender, promise: Promise, number: int, factor: float, gue
     # equal contenders have equal guesses, so they search alike
     held = find_knee(c.spec, traffic, c.replicas, promise, guess, factor).rate_per_s
     return Run(planned, held, math.inf if held is None else 1e6 * c.usd_per_hour / 3600 / held)
+
+
+def _share(counts: Sequence[int], runs: Sequence[Run]) -> float:
+    return sum(counts) / max(1, sum(run.planned.requests for run in runs))
 
 
 def _figures(seen: Sequence[Observation], recorded: bool) -> dict[str, Interval]:

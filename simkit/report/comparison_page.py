@@ -1,6 +1,6 @@
 """Deployments side by side: in words, as tables on a terminal, and as one page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import yaml
@@ -17,8 +17,8 @@ SHOWN = tuple(f"{m}_{s}_s" for m in ("ttft", "tpot", "itl", "ntpot", "e2e") for 
 
 
 def paired_words(found: Comparison) -> list[str]:
-    """One or two lines a contender."""
-    lines = []
+    """One or two lines a contender; before them who did not serve all of its requests."""
+    lines = list(_unserved_words(found))
     for d in found.differences:
         if d.same:
             lines.append(f"{d.name} and {d.against} are the same: every difference is exactly 0.")
@@ -35,6 +35,17 @@ def paired_words(found: Comparison) -> list[str]:
         if not sure:
             lines.append(f"  No latency differs for sure over {found.replications} replications.")
     return lines
+
+
+def _unserved_words(found: Comparison) -> Iterator[str]:
+    for name, away, left in zip(found.names, found.turned_away, found.not_finished, strict=True):
+        parts = [f"turns {share(away)} of its requests away"] if away else []
+        parts += [f"does not finish {share(left)}"] if left else []
+        if parts:
+            yield (
+                f"Warning: {name} {' and '.join(parts)}; its latencies are of the others alone, "
+                "and look better than if it had served all."
+            )
 
 
 def _tells(interval: Interval) -> bool:
@@ -67,6 +78,9 @@ def _rows(found: Comparison) -> list[list[str]]:
     met = [share(figures["attainment"].value) for figures in found.figures]
     gaps = [_percent(d.figures["attainment"]) for d in found.differences]
     rows.append(["requests within all limits", *met, *gaps])
+    for name, shares in (("requests turned away", found.turned_away), ("requests not finished", found.not_finished)):
+        if any(shares):
+            rows.append([name, *map(share, shares), *(_points(one - shares[0]) for one in shares[1:])])
     rows.append(
         ["USD/h", *(f"{usd:.2f}" for usd in found.usd_per_hour), *(_usd(d.usd_per_hour) for d in found.differences)]
     )
@@ -86,6 +100,10 @@ def _percent(interval: Interval) -> str:
     if interval.low == interval.high == 0:
         return "0"
     return f"{100 * interval.value:+.2f} ± {100 * (interval.high - interval.value):.2f} %"
+
+
+def _points(gap: float) -> str:
+    return "0" if gap == 0 else f"{100 * gap:+.2f} %"
 
 
 def _usd(usd: float) -> str:

@@ -30,6 +30,7 @@ from simkit.plan.traffic import resampled
 from simkit.plan.tree import decision_tree
 from simkit.plan.waterfalls import waterfalls
 from simkit.plan.words import no_way, verdict
+from simkit.report.comparison_page import paired_page, paired_tables, paired_words
 from simkit.workloads.presets import preset
 from simkit.workloads.transform import take
 from simkit.workloads.workload import Workload
@@ -211,6 +212,34 @@ def test_equal_deployments_are_equal_where_answers_of_one_token_have_no_tpot() -
     both = [replace(contender(name, BASE), draw=short) for name in ("a", "b")]
     (difference,) = compare(both, promise({"ttft_p99_s": 1.0}), 2).differences
     assert difference.same
+
+
+def test_a_side_that_turns_requests_away_is_told_of() -> None:
+    """Every fourth prompt is longer than the short context, and without these the short side looks faster."""
+
+    def every_fourth_long(number: int) -> Workload:
+        drawn = draw(number)
+        long = np.arange(len(drawn)) % 4 == 0
+        prompts = np.where(long, 5000, np.minimum(drawn.prompt_tokens, 500)).astype(np.int32)
+        return replace(drawn, prompt_tokens=prompts, output_tokens=np.full_like(drawn.output_tokens, 50))
+
+    small = BASE.model_copy(update={"engine": BASE.engine.model_copy(update={"max_model_len": 4096})})
+    both = [replace(contender(n, d), draw=every_fourth_long) for n, d in (("whole", BASE), ("short", small))]
+    found = compare(both, promise({}), 2)
+    assert found.turned_away == (0.0, 0.25)
+    assert found.not_finished == (0.0, 0.0)
+    assert found.differences[0].figures["ttft_mean_s"].value < 0
+    lines = paired_words(found)
+    assert lines[0].startswith("Warning: short turns 25.0 % of its requests away; its latencies are of the others")
+    (table,) = paired_tables(found)
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert [str(cell) for row in rows if str(row[0]) == "requests turned away" for cell in row[1:]] == [
+        *("0 %", "25.0 %", "+25.00 %")
+    ]
+    assert not any("not finished" in str(row[0]) for row in rows)
+    assert "turns 25.0 % of its requests away" in paired_page(found, lines, {})
+    served = compare([contender("a", BASE), contender("b", BASE)], promise({}), 2)
+    assert not any("Warning" in line for line in paired_words(served))
 
 
 def test_a_difference_is_known_better_than_the_figures() -> None:
