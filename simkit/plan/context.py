@@ -1,5 +1,6 @@
 """Traffic that uses a context to its end, and the other ways of answering the same questions."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -144,6 +145,61 @@ def windowed(spec: ReplicaSpec, window: int) -> ReplicaSpec:
     dialect = settings.dialect()
     limits = with_windows(spec.limits, groups, dialect, settings.retention_tokens(dialect, groups))
     return replace(spec, tables=changed, limits=limits, memory=replace(spec.memory, groups=groups))
+
+
+def windowed_of(spec_of: Callable[[int], ReplicaSpec], length: int, window: int) -> ReplicaSpec:
+    """The windowed replica of maximum context `length`, also where KV memory holds the windows but no whole context.
+
+    `spec_of` gives the replica of a maximum context, and refuses one of which it does not hold a whole request; so the
+    replica is worked out at the window, beyond which no table is read, and then allowed longer requests.
+
+    Raises InputError: what `spec_of` says of `length`, where whole contexts are kept or waited for or something else
+    than memory is in the way; or that not even the windows fit.
+    """
+    try:
+        return windowed(spec_of(length), window)
+    except InputError as refused:
+        points = grid_values(window)
+        enough = int(points[np.searchsorted(points, window)])
+        if enough >= length:
+            raise
+        try:
+            short = spec_of(enough)
+        except InputError:
+            raise refused from None
+        if not _slides(short) or length > short.architecture.max_context_tokens:
+            raise
+    spec = windowed(_lengthened(short, length), window)
+    needed = spec.blocks_of(length)
+    if needed > spec.num_blocks - 1:
+        raise InputError(
+            f"context.window_tokens={window}: a request of {length} tokens may hold {needed} blocks of KV (its windows "
+            f"and the tokens of the steps under way), and there are {spec.num_blocks - 1}; give a smaller window, or a "
+            "smaller deployment.engine.max_num_batched_tokens"
+        )
+    return spec
+
+
+def _slides(spec: ReplicaSpec) -> bool:
+    """Whether requests are admitted by what their windows hold, and computed in chunks."""
+    settings = spec.deployment.engine
+    if settings.keeps_whole_contexts() or settings.discipline != "vllm-v1" or not settings.enable_chunked_prefill:
+        return False
+    return settings.dialect().caps_windows or not spec.limits.reserve_full_isl
+
+
+def _lengthened(spec: ReplicaSpec, length: int) -> ReplicaSpec:
+    """The replica with longer requests allowed; its prefill table goes on with its last column."""
+    tables, points = spec.tables, len(grid_values(length))
+    more = points - tables.prefill_ns.shape[1]
+    engine = spec.deployment.engine.model_copy(update={"max_model_len": length})
+    return replace(
+        spec,
+        deployment=spec.deployment.model_copy(update={"engine": engine}),
+        limits=spec.limits._replace(max_model_len=length),
+        memory=replace(spec.memory, max_model_len=length),
+        tables=tables._replace(prefill_ns=np.pad(tables.prefill_ns, ((0, 0), (0, more)), mode="edge")),
+    )
 
 
 def _of_all_layers(tables: StepTables) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from simkit.plan.context import (
     check_window,
     context_workload,
     longest,
-    windowed,
+    windowed_of,
     with_retrieval,
 )
 from simkit.plan.cost import Ledger, ledger
@@ -180,13 +180,20 @@ def _place(question: ContextQuestion, way: str, kv: str, rate: float, length: in
     )
     traffic = context_workload(question.workload, length, settings.long_share, question.seed)
     promise = question.promise
+    if way == WINDOWED and settings.window_tokens is not None:
+        spec = windowed_of(partial(_of_length, question=question, kind=kind), length, settings.window_tokens)
+        return _Place(way, rate, length, kind, spec, traffic, promise)
     spec = question.spec_of(kind)
     if way == RETRIEVED and settings.retrieval is not None:
         traffic = with_retrieval(traffic, length, settings.retrieval)
         promise = after(promise, settings.retrieval.latency_s)
-    if way == WINDOWED and settings.window_tokens is not None:
-        spec = windowed(spec, settings.window_tokens)
     return _Place(way, rate, length, kind, spec, traffic, promise)
+
+
+def _of_length(length: int, question: ContextQuestion, kind: Kind) -> ReplicaSpec:
+    engine = kind.deployment.engine.model_copy(update={"max_model_len": length})
+    deployment = kind.deployment.model_copy(update={"engine": engine})
+    return question.spec_of(replace(kind, deployment=deployment))
 
 
 def _filled(question: ContextQuestion, place: _Place, replicas: int) -> Filled:

@@ -1,6 +1,7 @@
 """The context plan: more context never costs less, its tail is in view, and its bills add up."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -25,6 +26,7 @@ from simkit.plan.context import (
     context_workload,
     longest,
     windowed,
+    windowed_of,
     with_retrieval,
 )
 from simkit.plan.context_cells import Cell, ContextQuestion, cells, line_of
@@ -203,6 +205,61 @@ def test_more_requests_fit_at_once_where_a_window_slides(chat: Workload) -> None
     assert window.fits_at_once / whole.fits_at_once == pytest.approx(131072 / (-(-(4095 + 2 * 8192) // 16) + 1) / 16)
     assert window.filled is not None
     assert whole.filled is None or window.filled.gpus <= whole.filled.gpus
+
+
+def of_length(base: Deployment) -> Callable[[int], ReplicaSpec]:
+    return lambda n: resolve(
+        base.model_copy(update={"engine": base.engine.model_copy(update={"max_model_len": n})}),
+    )
+
+
+@pytest.mark.parametrize("window", [512, 4096, 5000])
+def test_windows_fit_where_no_whole_context_does(window: int) -> None:
+    """What a replica without room for a whole context does is what one of its kind with room does, on fewer blocks."""
+    ordinary = of_length(Deployment(model="llama-3.1-8b", device="h100"))
+
+    def no_whole_one(length: int) -> ReplicaSpec:
+        if length > 8192:
+            raise InputError("the KV cache holds 8192 tokens")
+        return ordinary(length)
+
+    short, whole = windowed_of(no_whole_one, 65536, window), windowed_of(ordinary, 65536, window)
+    assert (short.limits, short.num_blocks, short.memory) == (whole.limits, whole.num_blocks, whole.memory)
+    assert short.deployment == whole.deployment
+    assert all(np.array_equal(one, other) for one, other in zip(short.tables, whole.tables, strict=True))
+
+
+def test_a_length_is_answered_for_its_window_where_memory_does_not_hold_it_whole(chat: Workload) -> None:
+    settings = ContextSettings(lengths=(65536,), rates=(0.2,), window_tokens=4096, long_share=0.05)
+    small = Deployment(model="llama-3.1-8b", device="l4")
+    loose = promise({"ttft_p50_s": 60.0})
+    whole, window = cells(replace(asked(chat, settings), deployment=small, promise=loose))
+    assert "KV cache holds" in whole.reason
+    assert window.filled is not None, window.reason
+    # vLLM's SlidingWindowSpec: the window, two steps of 2,048 tokens in flight, and a block
+    usable = resolve(small.model_copy(update={"engine": EngineSettings(max_model_len=8192)})).num_blocks - 1
+    assert window.fits_at_once == pytest.approx(usable / (-(-(4095 + 2 * 2048) // 16) + 1))
+
+
+@pytest.mark.parametrize(
+    ("engine", "length"),
+    [
+        ({"disable_hybrid_kv_cache_manager": True}, 65536),  # whole contexts are charged
+        ({"engine": "vllm-0.19"}, 65536),  # admission waits for the whole context
+        ({"discipline": "sglang"}, 65536),
+        ({}, 262144),  # longer than the model's own
+    ],
+)
+def test_a_window_makes_no_room_where_whole_contexts_are_asked_for(engine: dict[str, object], length: int) -> None:
+    small = Deployment(model="llama-3.1-8b", device="l4", engine=EngineSettings.model_validate(engine))
+    with pytest.raises(InputError, match=r"KV cache holds|takes at most"):
+        windowed_of(of_length(small), length, 4096)
+
+
+def test_windows_that_do_not_fit_say_what_they_need() -> None:
+    blocks = EngineSettings(num_gpu_blocks_override=600)
+    with pytest.raises(InputError, match=r"window_tokens=8192: a request of 65536 tokens may hold 769 blocks"):
+        windowed_of(of_length(Deployment(model="llama-3.1-8b", device="l4", engine=blocks)), 65536, 8192)
 
 
 def test_layers_with_windows_of_their_own_see_no_more_than_these(chat: Workload) -> None:
