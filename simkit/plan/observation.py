@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.metrics.latency import Latencies, finished_latencies
-from simkit.metrics.result import F64, Histogram, RequestColumns, RunResult, Status
+from simkit.metrics.result import F64, I64, Histogram, RequestColumns, RunResult, Status
 from simkit.metrics.saturation import saturation
 from simkit.metrics.slo import ATTAINMENT, GOODPUT, Promise, Target, quantile
 
@@ -18,7 +18,11 @@ SATURATED, UNFINISHED, REJECTED, GIVEN_UP = "saturated", "unfinished", "rejected
 
 @dataclass(frozen=True)
 class Observation:
-    """One replay. Latencies are of the requests after the warm-up; under a growing queue they are no steady state's."""
+    """One replay. Latencies are of the requests after the warm-up; under a growing queue they are no steady state's.
+
+    So is the mean of ITL; its percentiles and maximum are of all gaps, those of the warm-up too: the engine pools gaps
+    in a histogram that does not know whose they are.
+    """
 
     figures: Mapping[str, float]  # key -> s, or a share, or requests/s; NaN where there is nothing to measure
     missed: tuple[str, ...]  # keys of the targets, or "saturated", "unfinished", "rejected", "given up"
@@ -71,6 +75,7 @@ def observe(
     figures |= {f"itl_{s}_s": _figure(latencies, itl, "itl", s) for s in ("mean", "p50", "p90", "p99")}
     for target in promise.targets:
         figures[target.key] = _figure(latencies, itl, target.metric, target.statistic)
+    figures["itl_mean_s"] = _mean_gap_s(requests, latencies.row)
     end_ns = max((run.end_ns for run in runs), default=0)
     span_s = float(requests.arrival_ns[-1] - requests.arrival_ns[0]) / 1e9 if n else 0.0
     good = _good(latencies, promise.limits)
@@ -150,6 +155,13 @@ def _together(parts: Sequence[Histogram]) -> Histogram:
         return parts[0]
     count = np.sum([part.count for part in parts], axis=0)
     return Histogram(parts[0].lower, count, sum(p.total for p in parts), max(p.maximum for p in parts))
+
+
+def _mean_gap_s(requests: RequestColumns, rows: I64) -> float:
+    """Mean of the gaps between the tokens of some finished requests; NaN where there is none."""
+    gaps = int((requests.generated_tokens[rows].astype(np.int64) - 1).sum())
+    total_ns = int((requests.finish_ns[rows] - requests.first_token_ns[rows]).sum())
+    return total_ns / gaps / 1e9 if gaps > 0 else float("nan")
 
 
 def _figure(latencies: Latencies, itl: Histogram, metric: str, statistic: str) -> float:

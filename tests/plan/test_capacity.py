@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
+from simkit.engine.settings import EngineSettings
 from simkit.engine.state import Limits
 from simkit.errors import InputError
+from simkit.metrics.slo import promise
 from simkit.models.front_end import NO_FRONT_END
 from simkit.models.steptables import constant_tables
 from simkit.plan.capacity import PRECISION, find_capacity, probe_of, throughput_bound
+from simkit.plan.observation import observe
 from simkit.plan.sweep import mean_rate, replay
 from simkit.workloads.presets import preset
 from simkit.workloads.workload import Workload
@@ -52,6 +55,23 @@ def test_rate_found_holds_and_one_just_above_does_not(h100: ReplicaSpec) -> None
         rate = found.rate_per_s * factor
         assert probe_of(replay(h100, workload, rate / own), rate / own, rate, slo).holds is holds
     assert found.rate_per_s < found.bound_per_s
+
+
+@pytest.mark.parametrize("engine", [{}, {"speculative_tokens": 3, "acceptance": 0.5, "async_scheduling": False}])
+def test_the_mean_gap_leaves_the_warm_up_out_as_other_latencies_do(engine: dict[str, object]) -> None:
+    """The engine's own histogram has the gaps of all: those of the warm-up and of the others add up to it."""
+    spec = resolve(Deployment(model="llama-3.1-8b", device="h100", engine=EngineSettings.model_validate(engine)))
+    run = replay(spec, preset("azure-conv-2023", requests=1000, seed=1, arrivals="poisson", rate_per_s=30))
+    first = np.arange(1000) < 100
+    early, late = (
+        observe(run.requests, [run], promise({}), rows=rows).figures["itl_mean_s"] for rows in (first, ~first)
+    )
+    assert observe(run.requests, [run], promise({})).figures["itl_mean_s"] == late
+    gaps = run.requests.generated_tokens - 1
+    assert gaps.sum() == run.itl.count.sum()
+    total_s = early * gaps[first].sum() + late * gaps[~first].sum()
+    assert total_s == pytest.approx(run.itl.mean() / 1e9 * gaps.sum(), rel=1e-12)
+    assert early != late
 
 
 def test_slower_steps_hold_less(h100: ReplicaSpec) -> None:
