@@ -47,12 +47,12 @@ def commit(r: Replica, row: int) -> None:
             over = _deliver_next(r, now, request)
         else:
             over = _deliver_all(r, now, request, _accepted(r, request, int(samples) - 1) + 1)
-        if samples > 1 and limits.registers_accepted and limits.prefix_caching and status == RUNNING:
-            register_full_blocks(r, request, progress.known - 1)
-        if status == RUNNING and asynchronous(r):
-            progress.placeholders -= 1
+        if status == RUNNING and (asynchronous(r) or (samples > 1 and limits.registers_accepted)):
+            if asynchronous(r):
+                progress.placeholders -= 1
             if limits.prefix_caching:
-                register_full_blocks(r, request, progress.computed - progress.placeholders)
+                # drafts accepted beyond a request's end are no tokens of it
+                register_full_blocks(r, request, min(progress.computed - progress.placeholders, progress.known - 1))
         if over:
             book_finish(r, row, request)
             end(r, request, FINISHED)

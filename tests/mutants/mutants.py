@@ -139,7 +139,8 @@ WINDOWS: list[Mutant] = [
 
 AFTER: list[Mutant] = [
     ("commit.py", "            progress.placeholders -= 1\n", ""),
-    ("commit.py", "register_full_blocks(r, request, progress.known - 1)", "register_full_blocks(r, request, progress.known)"),
+    ("commit.py", "min(progress.computed - progress.placeholders, progress.known - 1)", "progress.computed - progress.placeholders"),
+    ("commit.py", "(samples > 1 and limits.registers_accepted)", "samples > 1"),
     ("drafts.py", "r.progress[request].phase == DECODE:", "r.progress[request].known > r.progress[request].prompt:"),
     ("drafts.py", "        if r.progress[r.entries[row, k].request].phase != DECODE:\n            return due\n", "        pass\n"),
     ("drafts.py", "(limits.draft_padding != PAD_BEHIND_HIT or hit == 0)", "limits.draft_padding != PAD_BEHIND_HIT"),
@@ -148,7 +149,7 @@ AFTER: list[Mutant] = [
     ("actions.py", "            progress[request].computed -= drafted\n", ""),
     ("commit.py", "or progress.known >= r.limits.max_model_len)", "or progress.known > r.limits.max_model_len)"),
     ("commit.py", "    if left:\n        _drop_ended(r)\n", "    if left:\n        pass\n"),
-    ("commit.py", "register_full_blocks(r, request, progress.computed - progress.placeholders)", "register_full_blocks(r, request, progress.known)"),
+    ("commit.py", "min(progress.computed - progress.placeholders, progress.known - 1)", "progress.known"),
     ("commit.py", "    r.at[UNFINISHED] -= 1\n", "    r.at[UNFINISHED] -= status == FINISHED\n"),
     ("commit.py", "    else:\n        leave_queue(r, request)\n", ""),
     ("ledger.py", "    waited = host - ledger[request].since_host\n", "    waited = host\n"),
