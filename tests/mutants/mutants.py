@@ -138,7 +138,7 @@ WINDOWS: list[Mutant] = [
 ]  # fmt: skip
 
 AFTER: list[Mutant] = [
-    ("commit.py", "            progress.placeholders -= 1\n", ""),
+    ("commit.py", "            if asynchronous(r):\n                progress.placeholders -= 1\n", ""),
     ("commit.py", "min(progress.computed - progress.placeholders, progress.known - 1)", "progress.computed - progress.placeholders"),
     ("commit.py", "(samples > 1 and limits.registers_accepted)", "samples > 1"),
     ("drafts.py", "r.progress[request].phase == DECODE:", "r.progress[request].known > r.progress[request].prompt:"),
