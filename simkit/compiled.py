@@ -33,6 +33,7 @@ def _source_hash() -> str:
     """
     folders = (_PACKAGE / "engine", _PACKAGE / "cluster/loops")
     files = [
+        _PACKAGE / "by_address.py",
         _PACKAGE / "compiled.py",
         _PACKAGE / "compiled_parts.py",
         _PACKAGE / "models/steptables.py",

@@ -2,18 +2,31 @@
 
 Left alone, numba optimises each such function as a whole program, makes machine code of it that nobody runs, and then
 does both again inside each caller. On the step loop's hundred functions that is a quarter of the time until the first
-answer, and makes no loop faster.
+answer, and makes no loop faster. So are, with what `simkit.by_address` spares, questions that numba asks LLVM or itself
+ten thousands of times over.
 """
 
+from functools import partial
 from typing import Any
 
+from llvmlite import ir
 from numba import _dynfunc
 from numba.core.codegen import CPUCodeLibrary
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler import CompilerBase, DefaultPassBuilder, Flags
+
+from simkit.by_address import keep_to_registers
+
+_own_parts: set[str] = set()  # names of functions that their callers do not take in
 
 
 class _Part(CPUCodeLibrary):  # type: ignore[misc]
     """LLVM's intermediate code of a function, to be linked into its callers, which optimise it in place."""
+
+    def add_ir_module(self, ir_module: Any) -> None:
+        """As numba's, of a function that keeps what it has by address to itself."""
+        for function in ir_module.functions:
+            keep_to_registers(function, _own_parts)
+        super().add_ir_module(ir_module)
 
     def _optimize_final_module(self) -> None:
         pass
@@ -32,6 +45,7 @@ class _OwnPart(_Part):
         for function in ir_module.functions:
             if not function.is_declaration:
                 function.attributes.add("noinline")
+                _own_parts.add(function.name)
         super().add_ir_module(ir_module)
 
 
@@ -42,15 +56,62 @@ def _nothing_to_execute(library: _Part, fndesc: Any, env: object) -> object:
     return _dynfunc.make_function(fndesc.lookup_module(), name, "", 0, env, (library,))
 
 
+_sizes: dict[str, int] = {}  # by the text of the type
+
+
+def _size_of(target_data: Any, kind: ir.Type) -> int:
+    """Bytes of one of LLVM's types, which makes and reads a module of code each time it is asked."""
+    name = str(kind)
+    if name not in _sizes:
+        _sizes[name] = kind.get_abi_size(target_data)
+    return _sizes[name]
+
+
+class _KnownFlags(Flags):  # type: ignore[misc]
+    """Flags that stay as they are: numba compares all thirty by name for each function that an operator could mean."""
+
+    __slots__ = ("_all",)
+
+    def values(self) -> dict[str, object]:
+        """As numba's, remembered."""
+        if not hasattr(self, "_all"):
+            self._all: dict[str, object] = super().values()
+        return self._all
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, _KnownFlags) and self._values == other._values:
+            return True
+        return bool(super().__eq__(other))
+
+    def __hash__(self) -> int:
+        return _FLAGS_HASH
+
+
+_FLAGS_HASH = hash(Flags())
+
+
+class _PartFlags(Flags):  # type: ignore[misc]
+    def copy(self) -> Flags:
+        """What numba works by while it compiles."""
+        return _KnownFlags(self)
+
+
 class PartCompiler(CompilerBase):  # type: ignore[misc]
     """numba's own passes, into a `_Part`; for `numba.njit(pipeline_class=..)`."""
 
     library: type[_Part] = _Part
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.state.flags = _PartFlags(self.state.flags)
+
     def define_pipelines(self) -> list[object]:
         """The passes, as numba asks for them (its "Customizing the Compiler")."""
         state = self.state
-        state.targetctx = state.targetctx.subtarget(get_executable=_nothing_to_execute)
+        context = state.targetctx
+        state.targetctx = context.subtarget(
+            get_executable=_nothing_to_execute, get_abi_sizeof=partial(_size_of, context.target_data)
+        )
         state.library = self.library(state.targetctx.codegen(), state.func_id.func_qualname)
         return [DefaultPassBuilder.define_nopython_pipeline(state)]
 

@@ -5,6 +5,7 @@ without, after its output is known; a pipeline has a batch for each of its stage
 batches in flight.
 """
 
+from simkit.by_address import by_address
 from simkit.compiled import compiled, inlined
 from simkit.engine.actions import open_batch, seal_batch
 from simkit.engine.clock import device_ns, round_ns
@@ -51,22 +52,23 @@ def advance(r: Replica, tables: StepTables, until_ns: int, iterations: int) -> i
 
     After `iterations` turns it returns in any case (MORE), so that its caller can look up.
     """
-    at = r.at
+    here, times = by_address(r), by_address(tables)
+    at = here.at
     for _ in range(iterations):
         if at[UNFINISHED] == 0 and at[IN_FLIGHT] == 0 and at[FLUSH] == 0:
             if at[NEXT_ARRIVAL] == at[ROWS]:
                 return IDLE
-            at[NOW] = max(at[NOW], r.requests[at[NEXT_ARRIVAL]].arrival_ns)
+            at[NOW] = max(at[NOW], here.requests[at[NEXT_ARRIVAL]].arrival_ns)
         if at[NOW] > until_ns:
             return PAUSED
-        turn(r, tables)
+        turn(here, times)
     return MORE
 
 
 @compiled
 def iterate(r: Replica, tables: StepTables) -> None:
     """One turn, for callers that look at the replica after each."""
-    turn(r, tables)
+    turn(by_address(r), by_address(tables))
 
 
 @inlined

@@ -14,6 +14,7 @@ and for requests that are not known beforehand, `submit`. With asynchronous sche
 A pipeline's stages are passed one after the other.
 """
 
+from simkit.by_address import by_address
 from simkit.compiled import compiled, inlined
 from simkit.engine.actions import open_batch, seal_batch
 from simkit.engine.clock import device_ns, round_ns
@@ -45,38 +46,40 @@ def submit(
 @compiled
 def plan(r: Replica, now_ns: int) -> int:
     """Take what has arrived by now and plan the next step; returns its row in `entries` and `batches`."""
-    r.at[NOW] = now_ns
-    r.at[FLUSH] = 0
-    receive(r)
-    row = open_batch(r)
-    schedule(r, row)
-    seal_batch(r, row)
+    here = by_address(r)
+    here.at[NOW] = now_ns
+    here.at[FLUSH] = 0
+    receive(here)
+    row = open_batch(here)
+    schedule(here, row)
+    seal_batch(here, row)
     return row
 
 
 @compiled
 def expected_ns(r: Replica, tables: StepTables, row: int) -> tuple[int, int]:
     """(host, device) time that the tables give a planned step."""
-    return round_ns(tables.host_ns[r.batches[row].length]), device_ns(r, tables, row)[0]
+    return round_ns(tables.host_ns[r.batches[row].length]), device_ns(by_address(r), by_address(tables), row)[0]
 
 
 @compiled
 def complete(r: Replica, row: int, host_ns: int, device_ns: int) -> None:
     """Book a planned step that took `host_ns`, then `device_ns`, and deliver its tokens."""
-    _begin(r, row, host_ns, device_ns)
-    _finish(r)
+    here = by_address(r)
+    _begin(here, row, host_ns, device_ns)
+    _finish(here)
 
 
 @compiled
 def begin(r: Replica, row: int, host_ns: int, device_ns: int) -> None:
     """Book a planned step as begun: it takes `host_ns`, then, when the step before is done, `device_ns`."""
-    _begin(r, row, host_ns, device_ns)
+    _begin(by_address(r), row, host_ns, device_ns)
 
 
 @compiled
 def finish(r: Replica) -> None:
     """Deliver the tokens of the oldest step begun, at its end."""
-    _finish(r)
+    _finish(by_address(r))
 
 
 @inlined
@@ -98,4 +101,4 @@ def _finish(r: Replica) -> None:
 @compiled
 def give_up(r: Replica, request: int) -> None:
     """Cancel a request: its client is gone."""
-    cancel(r, request)
+    cancel(by_address(r), request)

@@ -3,6 +3,7 @@
 A replica runs as far ahead as nobody can notice and is looked at again when one of its requests may have ended.
 """
 
+from simkit.by_address import by_address
 from simkit.cluster.loops.lookahead import earliest_end, steps_of
 from simkit.cluster.loops.until_end import answered_at
 from simkit.cluster.rack import Rack
@@ -163,7 +164,7 @@ def catch_up(rack: Rack, i: int, now: int) -> None:
         counter.late = 0
     shape = rack.shape[i]
     # no function of its own: numba returns no tuple with a record in it
-    r = Replica(
+    replica = Replica(
         rack.limits[shape.kind],
         rack.requests[i],
         rack.content_ids[: shape.content_ids],
@@ -179,7 +180,7 @@ def catch_up(rack: Rack, i: int, now: int) -> None:
         rack.tenants[i],
         rack.at[i],
     )
-    tables = tables_at(rack, shape.tables)
+    r, tables = by_address(replica), by_address(tables_at(rack, shape.tables))
     at = r.at
     while counter.late == 0:
         if at[UNFINISHED] == 0 and at[IN_FLIGHT] == 0 and at[FLUSH] == 0:

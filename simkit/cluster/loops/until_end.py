@@ -1,5 +1,6 @@
 """One replica runs until it has answered somebody: the event that the rest of a fleet waits for."""
 
+from simkit.by_address import by_address
 from simkit.cluster.loops.lookahead import earliest_end
 from simkit.compiled import compiled, inlined
 from simkit.engine.loop import turn
@@ -35,22 +36,23 @@ def run_until_end(
 
     `ended` [max_running] gets the rows of those that the last turn ended, `out` [3] what stands above.
     """
-    at = r.at
+    here, times = by_address(r), by_address(tables)
+    at = here.at
     out[COUNT] = 0
     for _ in range(turns):
         if at[UNFINISHED] == 0 and at[IN_FLIGHT] == 0 and at[FLUSH] == 0:
             if at[NEXT_ARRIVAL] == at[ROWS]:
                 out[NEXT] = NEVER
                 return IDLE
-            at[NOW] = max(at[NOW], r.requests[at[NEXT_ARRIVAL]].arrival_ns)
+            at[NOW] = max(at[NOW], here.requests[at[NEXT_ARRIVAL]].arrival_ns)
         if at[NOW] >= until_ns:
-            out[NEXT] = earliest_end(r, least_step_ns)
+            out[NEXT] = earliest_end(here, least_step_ns)
             return PAUSED
         before = at[UNFINISHED] - at[NEXT_ARRIVAL]
-        turn(r, tables)
+        turn(here, times)
         # cancellations count here too, but end nobody whom the list would find
-        if at[UNFINISHED] - at[NEXT_ARRIVAL] != before and list_ended(r, ended, out) > 0:
-            out[NEXT] = earliest_end(r, least_step_ns)
+        if at[UNFINISHED] - at[NEXT_ARRIVAL] != before and list_ended(here, ended, out) > 0:
+            out[NEXT] = earliest_end(here, least_step_ns)
             return ENDED
     return MORE
 
