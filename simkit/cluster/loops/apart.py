@@ -4,6 +4,7 @@ It is what simkit.cluster.kv_flow does on SimPy's clock where nothing breaks and
 that both have one result to the byte.
 """
 
+from simkit.by_address import by_address
 from simkit.cluster.loops.apart_state import (
     ARRIVAL_NS,
     ARRIVAL_TURN,
@@ -53,6 +54,7 @@ FINISHED, REJECTED = 1, 2  # simkit.metrics.result.Status
 @compiled
 def serve(rack: Rack, yard: Yard, events: int) -> int:
     """Let the next `events` things happen, at most; says why it stopped."""
+    rack, yard = by_address(rack), by_address(yard)
     at = yard.at
     for _ in range(events):
         what, which = NOTHING, 0

@@ -1,5 +1,6 @@
 """A replica in the compiled loop of prefill and decode apart, look for look as simkit.cluster.kv_station has it."""
 
+from simkit.by_address import by_address
 from simkit.cluster.loops.apart_state import ABOUT, ACT, NOW_NS, NUMBER, TURN, Yard
 from simkit.cluster.loops.kept_blocks import keep, land, let_go, make_room
 from simkit.cluster.loops.lookahead import earliest_end, steps_of
@@ -131,7 +132,7 @@ def visit(rack: Rack, yard: Yard, i: int) -> int:
     act, request, number = yard.at[ACT], yard.at[ABOUT], yard.at[NUMBER]
     station, shape, trip = yard.stations[i], rack.shape[i], yard.trips[request]
     # no function of its own: numba returns no tuple with a record in it
-    r = Replica(
+    replica = Replica(
         rack.limits[shape.kind],
         rack.requests[i],
         rack.content_ids[: shape.content_ids],
@@ -147,6 +148,7 @@ def visit(rack: Rack, yard: Yard, i: int) -> int:
         rack.tenants[i],
         rack.at[i],
     )
+    r = by_address(replica)
     nodes = yard.nodes[i]
     if act == LAND:
         blocks = yard.scratch[: trip.blocks]
@@ -161,7 +163,7 @@ def visit(rack: Rack, yard: Yard, i: int) -> int:
             node = nodes[node].after
         return 0
     now = yard.at[NOW_NS]
-    tables = tables_at(rack, shape.tables)
+    tables = by_address(tables_at(rack, shape.tables))
     at = r.at
     begun = station.late == 0 and station.there_ns != now
     while begun and station.late == 0:
