@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simkit.cluster.fleet import serve_fleet
 from simkit.cluster.routers import ROUTERS, Router, new_router
@@ -147,12 +149,45 @@ def test_prefix_aware_is_round_robin_where_nothing_is_shared(spec: ReplicaSpec, 
 
 def test_kv_overlap_weighs_cached_against_busy() -> None:
     # 160 tokens: 10 blocks to prefill less what is cached, plus blocks in use and its own
-    fleet = MadeUp([1, 1], tokens=[96, 0], cached=[80, 0])
+    fleet = MadeUp([1, 1], tokens=[96, 0], cached=[80, 0], ids=list(range(10)))
     # 5 + 6 + 10 = 21 against 10 + 0 + 10 = 20
     assert made("kv_overlap").choose(0, fleet) == 1
     assert made({"kind": "kv_overlap", "overlap_weight": 2.0}).choose(0, fleet) == 0
     hot = made({"kind": "kv_overlap", "temperature": 1000.0})
     assert set(Counter(hot.choose(0, fleet) for _ in range(100))) == {0, 1}
+
+
+@dataclass
+class Asked(MadeUp):
+    """Counts how often a cache is looked into."""
+
+    looks: int = 0
+
+    def cached_tokens(self, replica: int, request: int) -> int:
+        self.looks += 1
+        return super().cached_tokens(replica, request)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 10)), min_size=1, max_size=12),
+    st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+    st.integers(1, 400),
+    st.integers(0, 99),
+)
+def test_kv_overlap_asks_only_whom_it_might_choose(
+    replicas: list[tuple[int, int]], weight: float, prompt: int, seed: int
+) -> None:
+    held = [tokens for tokens, _ in replicas]
+    cached = [min(16 * blocks, prompt) for _, blocks in replicas]
+    fleet = Asked(held, tokens=held, cached=cached, ids=list(range(10)), prompt=prompt)
+    choice = made({"kind": "kv_overlap", "overlap_weight": weight}, seed).choose(0, fleet)
+    costs = [weight * (prompt - cached[i]) / 16 + (held[i] + prompt) / 16 for i in range(len(fleet))]
+    equal = [i for i, cost in enumerate(costs) if cost == min(costs)]
+    assert choice == equal[int(np.random.default_rng(seed).random() * len(equal))]
+    assert fleet.looks <= len(fleet)
+    # nothing cached could make up for so much to do
+    busy = Asked([0, 10_000], tokens=[0, 10_000], cached=[0, 160], ids=list(range(10)))
+    assert (made("kv_overlap", seed).choose(0, busy), busy.looks) == (0, 1)
 
 
 def test_weighted_scores_add_up() -> None:

@@ -41,17 +41,34 @@ class CheapestReplica:
     def choose(self, request: int, fleet: View) -> int:
         """The replica for a request."""
         settings = self._settings
-        prompt, block = fleet.prompt_tokens(request), settings.block_tokens
+        if settings.exact and settings.temperature == 0.0:
+            return least(self._costs_that_matter(request, fleet), float(self._rng.random()))
         overlap = cached(request, fleet, self._index, settings.exact)
-        costs = [
-            settings.overlap_weight * (prompt - overlap[i]) / block + (fleet.outstanding_tokens(i) + prompt) / block
-            for i in range(len(fleet))
-        ]
-        choice = self._drawn(costs)
+        choice = self._drawn([self._cost(request, fleet, i, overlap[i]) for i in range(len(fleet))])
         if not settings.exact:
             most = max(1, fleet.kv_tokens(choice) // fleet.content_tokens())
             self._index.sent(fleet.content(request), fleet.number(choice), most)
         return choice
+
+    def _cost(self, request: int, fleet: View, replica: int, overlap: int) -> float:
+        prompt, settings = fleet.prompt_tokens(request), self._settings
+        held = fleet.outstanding_tokens(replica) + prompt
+        return settings.overlap_weight * (prompt - overlap) / settings.block_tokens + held / settings.block_tokens
+
+    def _costs_that_matter(self, request: int, fleet: View) -> list[float]:
+        """Each replica's cost; infinity for those that would not be chosen even with all shared content cached.
+
+        To ask a replica for its cache costs far more than to know its load.
+        """
+        most = min(fleet.prompt_tokens(request), len(fleet.content(request)) * fleet.content_tokens())
+        floors = [self._cost(request, fleet, i, most) for i in range(len(fleet))]
+        costs, smallest = [math.inf] * len(fleet), math.inf
+        for i in sorted(range(len(fleet)), key=floors.__getitem__):
+            if floors[i] > smallest:
+                break
+            costs[i] = self._cost(request, fleet, i, fleet.cached_tokens(i, request))
+            smallest = min(smallest, costs[i])
+        return costs
 
     def _drawn(self, costs: list[float]) -> int:
         draw = float(self._rng.random())
