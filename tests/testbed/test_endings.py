@@ -47,23 +47,29 @@ class Failing:
 
     def __init__(self, executor: Executor, error: BaseException) -> None:
         self.inner, self.error = executor, error
-        self.at_step, self.steps = 20, 0
+        self.at_step, self.asked, self.steps = 20, 0, 0
         self.num_blocks, self.block_size = executor.num_blocks, executor.block_size
         self.vocab, self.identity = executor.vocab, executor.identity
         self.thread = DeviceThread()
 
     def run(self, step: StepInputs) -> np.ndarray:
         """Compute, or fail."""
-        self.steps += 1
-        if self.steps == self.at_step:
-            raise self.error
-        return self.inner.run(step)
+        self.asked += 1
+        return self._compute(step, self.asked)
 
     def launch(self, step: StepInputs, now_ns: Callable[[], int]) -> tuple[int, Launched]:
         """The same in a thread of its own; an interruption is the caller's, who waits."""
-        if isinstance(self.error, KeyboardInterrupt) and self.steps + 1 == self.at_step:
+        # the thread may not have begun the step before
+        self.asked += 1
+        if isinstance(self.error, KeyboardInterrupt) and self.asked == self.at_step:
             raise self.error
-        return now_ns(), self.thread.submit(partial(self.run, step), now_ns)
+        return now_ns(), self.thread.submit(partial(self._compute, step, self.asked), now_ns)
+
+    def _compute(self, step: StepInputs, number: int) -> np.ndarray:
+        self.steps = number
+        if number == self.at_step:
+            raise self.error
+        return self.inner.run(step)
 
 
 @pytest.fixture(scope="module")
