@@ -220,6 +220,30 @@ def test_a_signal_while_a_command_starts_ends_in_one_line(
     assert stderr == "simkit: interrupted before anything was computed; nothing was written\n"
 
 
+@pytest.mark.parametrize("while_importing", ["typer", "simkit.cli.workload"])
+def test_a_signal_while_the_verbs_are_imported_ends_in_one_line(
+    started: Callable[..., subprocess.Popen[str]], while_importing: str
+) -> None:
+    script = (
+        "import os, signal, sys; from simkit.__main__ import start\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == {while_importing!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "start()"
+    )
+    process = started([sys.executable, "-c", script, "models"])
+    stdout, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr == "simkit: interrupted before anything was computed; nothing was written\n"
+
+
+def test_the_package_is_the_command(started: Callable[..., subprocess.Popen[str]]) -> None:
+    process = started([sys.executable, "-m", "simkit", "--version"])
+    stdout, _ = process.communicate(timeout=120)
+    assert (process.returncode, stdout) == (0, "simkit 0.1.0\n")
+
+
 def test_an_interrupt_of_what_has_no_partial_answer_is_told() -> None:
     with pytest.raises(PartialResultError, match="nothing was written"), whole_or_nothing():
         raise KeyboardInterrupt
