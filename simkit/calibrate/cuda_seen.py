@@ -1,5 +1,6 @@
 """What the driver says of a CUDA device while it is measured: clocks, power, temperature, what throttles it."""
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -42,7 +43,7 @@ class ClockWatch:
             f"--query-gpu={','.join(QUERY)}",
             "--format=csv,noheader,nounits",
             f"--loop-ms={EVERY_MS}",
-            f"--id={torch.cuda.current_device()}",
+            f"--id={_drivers_id()}",
         ]
         try:
             self._process: subprocess.Popen[str] | None = subprocess.Popen(
@@ -64,6 +65,14 @@ class ClockWatch:
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
+
+
+def _drivers_id() -> str:
+    """How `nvidia-smi` names torch's device; its numbers are not those of what CUDA_VISIBLE_DEVICES leaves."""
+    index = torch.cuda.current_device()
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return str(index)
+    return f"GPU-{torch.cuda.get_device_properties(index).uuid}"
 
 
 def read_lines(lines: Iterable[str]) -> list[list[str]]:

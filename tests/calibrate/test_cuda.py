@@ -20,7 +20,7 @@ pytest.importorskip("triton", reason="the kernels need triton; install the extra
 
 import torch
 
-from simkit.calibrate.cuda_seen import QUERY, device_seen, read_lines, throttled
+from simkit.calibrate.cuda_seen import QUERY, ClockWatch, device_seen, read_lines, throttled
 from simkit.calibrate.emitted_launches import as_launched
 from simkit.calibrate.emitted_step_time import StepComposer, composed_error, prepare_line
 from simkit.calibrate.measure import Measurement, Progress, UnmeasurableError
@@ -148,6 +148,28 @@ def test_what_a_driver_does_not_say_is_left_open() -> None:
     assert (seen.clock_mhz, seen.power_w, seen.driver) == (None, None, "1.2")
     nothing = device_seen("a GPU", 10, 1 << 30, [])
     assert (nothing.driver, nothing.throttled) == (None, None)
+
+
+@pytest.mark.parametrize(("visible", "asked"), [(None, "--id=1"), ("3,2", "--id=GPU-8a7f")])
+def test_the_driver_is_asked_for_torchs_device(
+    visible: str | None, asked: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A stand-in for `nvidia-smi` notes what it is asked for; torch's device is its second, of those it sees."""
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(f'#!/bin/sh\necho "$@" > {tmp_path / "asked.part"}\nmv {tmp_path}/asked.part {tmp_path}/asked\n')
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid={1: "8a7f"}[index]))
+    watch = ClockWatch()
+    assert watch._process is not None
+    watch._process.wait(timeout=60)
+    watch.stop()
+    assert asked in (tmp_path / "asked").read_text().split()
 
 
 def test_idle_throttles_nothing() -> None:
