@@ -404,11 +404,15 @@ def report_lines(found: dict[str, object]) -> list[str]:
 
 def row_line(row: dict[str, object]) -> str:
     """One line of a load's table."""
-    measured, told, error = (float(str(row[key] or 0.0)) for key in ("measured_s", "predicted_s", "error"))
-    return (
-        f"| {row['name']} | {1e3 * measured:.1f} ms | {1e3 * told:.1f} ms | {error:+.1%} | {row['aim']:.0%} "
-        f"| {'met' if row['met'] else 'missed'} |"
-    )
+    measured, told = (in_ms(row[key]) for key in ("measured_s", "predicted_s"))
+    error = "none" if row["error"] is None else f"{row['error']:+.1%}"
+    verdict = "met" if row["met"] else "missed"
+    return f"| {row['name']} | {measured} | {told} | {error} | {row['aim']:.0%} | {verdict} |"
+
+
+def in_ms(seconds: object) -> str:
+    """A time in a table; a run that was cut short may have none."""
+    return f"{1e3 * float(str(seconds)):.1f} ms" if isinstance(seconds, int | float) else "none"
 
 
 def note(found: dict[str, object], what: str, began: float) -> None:

@@ -115,6 +115,13 @@ def test_everything_after_the_decoder(script: ModuleType, bench: Bench, tmp_path
     assert json.loads((out / "testbed.json").read_text())["load 0.8"] == "left out: 3 s were left"
 
 
+def test_what_a_short_run_lacks_is_not_called_right(script: ModuleType) -> None:
+    row = {"name": "ITL p99", "measured_s": 0.0123, "predicted_s": None, "error": None, "aim": 0.15, "met": False}
+    assert script.row_line(row) == "| ITL p99 | 12.3 ms | none | none | 15% | missed |"
+    row |= {"predicted_s": 0.012054, "error": -0.02, "met": True}
+    assert script.row_line(row) == "| ITL p99 | 12.3 ms | 12.1 ms | -2.0% | 15% | met |"
+
+
 def test_loads_share_the_time_that_is_left(script: ModuleType) -> None:
     assert script.share_s(400.0, 3, 75.0) == 75.0
     # (240 - 3 x 20) / 3
