@@ -55,6 +55,7 @@ def measured_profile(
     `resume` keeps the points that the profile in `out` has and measures the rest. Raises InputError where `out` holds
     something else, or a profile of another device or other kernels.
     """
+    end_swap(out)
     earlier = earlier_timings(out, device, plan) if resume else {}
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: is not empty; name another directory, or --resume to go on with it")
@@ -107,8 +108,9 @@ def earlier_timings(out: Path, device: MeasuredDevice, plan: Sequence[PlannedPoi
 
 
 def replace_profile(profile: OperatorProfile, out: Path) -> None:
-    """Write beside `out`, then swap, so that a crash leaves the old profile or the new one."""
-    new, old = out.with_name(out.name + ".new"), out.with_name(out.name + ".old")
+    """Write beside `out`, then swap, so that a crash leaves the old profile or the new one (`end_swap`)."""
+    end_swap(out)
+    new, old = _beside(out)
     for stale in (new, old):
         if stale.exists():
             shutil.rmtree(stale)
@@ -121,6 +123,18 @@ def replace_profile(profile: OperatorProfile, out: Path) -> None:
         raise InputError(f"--out {out}: cannot be written: {error.strerror or error}; name another directory") from None
     if old.exists():
         shutil.rmtree(old)
+
+
+def end_swap(out: Path) -> None:
+    """Where a swap was cut off between its two renames, do the second: the new profile is whole by then."""
+    new, old = _beside(out)
+    if old.exists() and new.exists() and not out.exists():
+        new.rename(out)
+
+
+def _beside(out: Path) -> tuple[Path, Path]:
+    """Where the new profile is written, and where the old one is while they are swapped."""
+    return out.with_name(out.name + ".new"), out.with_name(out.name + ".old")
 
 
 def void(_: object) -> None:

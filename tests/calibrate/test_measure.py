@@ -182,6 +182,30 @@ def test_an_unfinished_profile_is_taken_up_again(device: FakeDevice, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
+def test_a_process_killed_between_the_renames_loses_no_profile(
+    device: FakeDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.repeat_s = 0.05
+    first = measured_profile(measured_device(device), a_plan(), 10.0, tmp_path / "p", clock=device.clock)
+    real = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.name == "p":
+            raise SystemExit("killed")
+        return real(path, target)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Path, "rename", killed)
+        fake = FakeDevice(law, FakeClock())
+        measured_profile(measured_device(fake), a_plan(), 60.0, tmp_path / "p", resume=True, clock=fake.clock)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.new", "p.old"]
+    again = FakeDevice(law, FakeClock())
+    second = measured_profile(measured_device(again), a_plan(), 60.0, tmp_path / "p", resume=True)
+    assert not set(first.measurement.timings) & set(again.visited)
+    assert second.measurement.complete
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
 def test_a_point_held_out_then_is_not_fitted_now(device: FakeDevice, tmp_path: Path) -> None:
     measured_profile(measured_device(device), a_plan(), 60.0, tmp_path / "p")
     other = [planned._replace(held_out=False) for planned in a_plan()]
