@@ -36,9 +36,9 @@ def _said(question: ContextQuestion, found: Sequence[Cell]) -> Iterator[str]:
     held = [line.longest for line in whole if line.longest is not None]
     if held:
         used = f"{share} using them to their end; the promise is over all requests"
-        yield f"Contexts of up to {max(held):,} tokens hold, {used}."
+        yield f"Contexts of up to {max(held):,} tokens hold, {used}.{_otherwise(question, found)}"
     else:
-        yield f"No context that was tried holds with {share} using it to its end."
+        yield f"No context that was tried holds with {share} using it to its end.{_otherwise(question, found)}"
     yield from _ways(question, found)
     for line in whole:
         at = f"{line.rate_per_s:.3g} requests/s, KV in {line.kv}"
@@ -88,6 +88,16 @@ def _ways(question: ContextQuestion, found: Sequence[Cell]) -> Iterator[str]:
             yield f"At {length:,} tokens: {said}."
             return
     yield "The ways of answering hold at no length together."
+
+
+def _otherwise(question: ContextQuestion, found: Sequence[Cell]) -> str:
+    """The longest context of the other ways of answering, at any rate and KV precision."""
+    said = []
+    for way in question.ways:
+        held = [cell.max_context for cell in found if cell.way == way and cell.filled is not None]
+        if way != WHOLE:
+            said.append(f"by {NAMES[way]}: {f'up to {max(held):,} tokens' if held else 'none'}")
+    return f" Otherwise answered, {'; '.join(said)}." if said else ""
 
 
 def _gpus(number: int) -> str:

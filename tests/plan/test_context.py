@@ -329,6 +329,21 @@ def test_every_way_of_answering_says_how_sure_its_longest_is(chat: Workload) -> 
     assert ways.count("promise kept with probability") == 2
 
 
+def test_the_verdict_names_how_far_each_way_goes(chat: Workload) -> None:
+    """An L4's memory holds 26,336 tokens: no whole document of 32,768, but the chunks and the window of one."""
+    settings = ContextSettings(lengths=(8192, 32768), rates=(1.0,), retrieval=Retrieval(), window_tokens=2048)
+    question = replace(asked(chat, settings), deployment=Deployment(model="llama-3.1-8b", device="l4"))
+    found = cells(question)
+    longest = {way: line_of(found, way, "bf16", 1.0).longest for way in question.ways}
+    assert longest[WHOLE] == 8192
+    otherwise = context_verdict(question, found)[0].partition(" Otherwise answered, ")[2]
+    assert otherwise == (
+        f"by retrieval: up to {longest['retrieval']:,} tokens; by a sliding window: up to {longest['window']:,} tokens."
+    )
+    lost = [replace(cell, filled=None) if cell.way == "retrieval" else cell for cell in found]
+    assert "by retrieval: none;" in context_verdict(question, lost)[0]
+
+
 def test_a_long_verdict_says_what_it_leaves_out_and_keeps_the_ways(chat: Workload) -> None:
     rates = tuple(float(rate) for rate in range(1, 10))
     settings = ContextSettings(lengths=(1024, 2048), rates=rates, retrieval=Retrieval())
