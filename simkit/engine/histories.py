@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from simkit.engine.dialect import LAST_MINOR, dialect_of
 from simkit.engine.replica import new_replica
-from simkit.engine.settings import LAST_MINOR, dialect_of, in_flight_tokens, windowed
+from simkit.engine.settings import in_flight_tokens, windowed
 from simkit.engine.state import ABORT, FCFS, I64, NEVER, REQUEST, Limits, Records, Replica, records
 from simkit.models.kv_groups import KvGroups
 from simkit.models.steptables import StepTables, constant_tables

@@ -131,7 +131,9 @@ def longest_hit(r: Replica, request: int) -> tuple[int, int]:
     """How many leading blocks of a request are cached, and how many of these are free at the moment.
 
     At least the last token is computed again, so that there is something to sample from: a prompt of whole blocks
-    that is cached to its end gives its last block up (vLLM 0.32 kv_cache_manager.py, get_computed_blocks).
+    that is cached to its end gives its last block up (vLLM 0.32 kv_cache_manager.py, get_computed_blocks). A draft that
+    reads the target's hidden states needs those before the first token to compute, so the last block that is found is
+    given up for it, too (FullAttentionManager.find_longest_cache_hit).
     """
     progress = r.progress
     if r.limits.window_groups > 0:
@@ -149,7 +151,19 @@ def longest_hit(r: Replica, request: int) -> tuple[int, int]:
         hits += 1
         if r.pool.blocks[block].references == 0:
             idle += 1
+    if hits > 0 and r.limits.drops_hit_block:
+        hits -= 1
+        if r.pool.blocks[cached_block(r.pool, block_key(r, request, hits))].references == 0:
+            idle -= 1
     return hits, idle
+
+
+@inlined
+def hashed_tokens(r: Replica, request: int) -> int:
+    """Leading tokens of a request whose whole blocks have a hash: it may cover the token after them, too, whose KV of
+    the draft's goes with theirs (vLLM >= 0.33 get_request_block_hasher).
+    """
+    return int(r.progress[request].known) - (1 if r.limits.hashes_next_token else 0)
 
 
 @inlined
