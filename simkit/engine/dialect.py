@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from simkit.engine.state import PAD_NOBODY
+from simkit.engine.state import DROP_BY_KIND, PAD_NOBODY
 from simkit.errors import InputError
 
 
@@ -23,6 +23,7 @@ class Dialect(NamedTuple):
     registers_accepted: bool
     draft_padding: int
     thins_windows: bool  # prefix_cache_retention_interval, and it is 0: windows' groups cache what is asked for again
+    hit_drop: int
     admits_with_lookahead: bool
     hashes_next_token: bool
     has_draft_reserve: bool  # a step keeps a token of its budget for each of max_num_seqs that a draft model reads
@@ -54,6 +55,7 @@ def _dialect(minor: int) -> Dialect:
         registers_accepted=minor >= 33,
         draft_padding=PAD_NOBODY + (minor >= 25) + (minor >= 29) + (minor >= 30),
         thins_windows=minor >= 29,
+        hit_drop=DROP_BY_KIND + (minor >= 20) + (minor >= 30) + (minor >= 32),
         admits_with_lookahead=minor >= 23,
         hashes_next_token=minor >= 33,
         has_draft_reserve=minor >= 17,

@@ -30,6 +30,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
         "long_prefill_token_threshold_adaptive",
         "prefix_cache_retention_interval",
         "scheduler_reserve_full_isl",
+        "speculative_method",
         "speculative_tokens",
         "watermark",
     ),
@@ -162,8 +163,8 @@ class EngineSettings(BaseModel):
     def _check_speculation(self) -> None:
         """InputError for half of what speculative decoding needs, or for what it does not go with."""
         if self.speculative_tokens == 0:
-            for name in ("acceptance", "draft_step_ms", "draft_request_ms"):
-                if getattr(self, name):
+            for name in ("acceptance", "draft_step_ms", "draft_request_ms", "speculative_method"):
+                if getattr(self, name) and getattr(self, name) != type(self).model_fields[name].default:
                     raise InputError(
                         f"deployment.engine.{name}={getattr(self, name)}: goes with speculative_tokens; "
                         "set that to at least 1, or leave this out"
@@ -214,11 +215,6 @@ class EngineSettings(BaseModel):
             # discipline of the user's may ask for as much
             in_flight = max_model_len
         self._check_holds_one(num_blocks - 1, max_model_len, groups, in_flight)
-        if not self.enable_chunked_prefill and max_num_batched_tokens < max_model_len:
-            raise InputError(
-                f"deployment.engine.max_num_batched_tokens={max_num_batched_tokens}: smaller than max_model_len="
-                f"{max_model_len} without chunked prefill; raise it or set enable_chunked_prefill: true"
-            )
         watermark = self.watermark
         if watermark is None:
             watermark = V0_WATERMARK if self.discipline == "vllm-v0" else 0.0
@@ -253,7 +249,26 @@ class EngineSettings(BaseModel):
             stages=stages,
         )
         limits = drafting(limits, self.speculative_method, dialect, max_num_seqs)
+        self._check_step(limits)
         return windowed(limits, groups, dialect, self.retention_tokens(dialect, groups))
+
+    def _check_step(self, limits: Limits) -> None:
+        """InputError for a step too small for its drafts, or for a prompt where those are not cut."""
+        kept = limits.draft_reserve + limits.draft_slots
+        place = f"deployment.engine.max_num_batched_tokens={limits.max_num_batched_tokens}"
+        if not self.enable_chunked_prefill and limits.max_num_batched_tokens - kept < limits.max_model_len:
+            less = f"less {kept} for drafts, " if kept else ""
+            raise InputError(
+                f"{place}: {less}smaller than max_model_len={limits.max_model_len} without "
+                "chunked prefill; raise it or set enable_chunked_prefill: true"
+            )
+        # vLLM VllmConfig._set_max_num_scheduled_tokens
+        least = max(kept, limits.lookahead_tokens if self.dialect().hashes_next_token else 0)
+        if limits.max_num_batched_tokens <= least:
+            raise InputError(
+                f"{place}: drafts by {self.speculative_method} take {least} of a step's tokens; raise it, or lower "
+                "max_num_seqs or speculative_tokens"
+            )
 
     def retention_tokens(self, dialect: Dialect, groups: KvGroups) -> int | None:
         """Tokens between prefixes that windows keep; None: they keep all. InputError where vLLM refuses to start."""
