@@ -15,8 +15,8 @@ def conform(
     json: options.Json = False,
 ) -> None:
     """Replay recorded schedules and compare every field of every step; exit code 1 if any differs."""
+    from simkit.engine.dialect import dialect_of
     from simkit.engine.recording import read_recording, replay
-    from simkit.engine.settings import dialect_of
 
     if engine is not None:
         dialect_of(engine)

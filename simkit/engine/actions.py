@@ -11,7 +11,7 @@ from simkit.engine.blocks import (
     take_slot,
 )
 from simkit.engine.ordering import more_urgent, serve_input, urgency
-from simkit.engine.prefix import block_key, cached_block, make_findable, register_full_blocks
+from simkit.engine.prefix import block_key, cached_block, hashed_tokens, make_findable, register_full_blocks
 from simkit.engine.ring import asynchronous, ring_row
 from simkit.engine.state import (
     ADMITTED,
@@ -92,24 +92,31 @@ def give(r: Replica, row: int, request: int, tokens: int, before: int) -> None:
 @inlined
 def grow(r: Replica, request: int, tokens: int) -> bool:
     """Get a running request the blocks it needs for `tokens` tokens; False, and nothing done, if they are not there."""
+    return _hold_up_to(r, request, tokens, tokens + r.limits.lookahead_tokens)
+
+
+@inlined
+def _hold_up_to(r: Replica, request: int, tokens: int, slots: int) -> bool:
+    """The same, with room for `slots` tokens, or all that fit its longest context (vLLM allocate_slots)."""
     size = r.limits.block_size
     held = r.progress[request].held
     if r.limits.window_groups > 0:
         leave_windows(r.limits, r.pool, r.progress, request)
-    if tokens > held * size:
-        new = (min(tokens, r.limits.max_model_len) + size - 1) // size - held
+    if slots > held * size:
+        new = (min(slots, r.limits.max_model_len) + size - 1) // size - held
         if new * groups_of(r.limits) > r.pool.counts[FREE_BLOCKS]:
             return False
         hold_new(r.limits, r.pool, r.progress, request, new)
     if r.limits.prefix_caching:
         # registered before it is executed, so that later requests of this very step hit (vLLM allocate_slots)
-        register_full_blocks(r, request, min(tokens, r.progress[request].known))
+        register_full_blocks(r, request, min(tokens, hashed_tokens(r, request)))
     return True
 
 
 @inlined
 def fits(r: Replica, request: int, tokens: int, hits: int, idle: int) -> bool:
     """Whether a waiting request may start on `tokens` tokens, `hits` blocks of them cached, `idle` of those free."""
+    tokens += r.limits.admission_lookahead_tokens
     if r.limits.reserve_full_isl:
         # the whole known sequence must fit now, though only the first chunk's blocks are taken
         if r.limits.window_groups == 0:
@@ -150,7 +157,7 @@ def admit(r: Replica, request: int, hits: int, tokens: int) -> None:
             hold_cached(r.pool, progress, request, cached_block(r.pool, block_key(r, request, index)))
     progress[request].hashed = hits
     progress[request].computed = hits * r.limits.block_size
-    grow(r, request, tokens)
+    _hold_up_to(r, request, tokens, tokens + r.limits.admission_lookahead_tokens)
     if progress[request].status == WAITING:
         progress[request].hit = progress[request].computed
         if r.limits.ordering == FAIR:

@@ -3,7 +3,16 @@
 import numpy as np
 
 from simkit.engine.prefix import OFF_MAP
-from simkit.engine.state import DISTINCT_KEYS, FREE_BLOCKS, FREE_SLOTS, RUNNING, RUNNING_COUNT, Replica
+from simkit.engine.state import (
+    DISTINCT_KEYS,
+    DROP_KEEPING_ENDS,
+    FREE_BLOCKS,
+    FREE_SLOTS,
+    KEEP_HIT,
+    RUNNING,
+    RUNNING_COUNT,
+    Replica,
+)
 from simkit.engine.violation import (
     DOUBLE_FREE,
     FREE_QUEUE,
@@ -239,9 +248,14 @@ def _check_registered(r: Replica, step: int) -> None:
 def _kept(r: Replica, request: int, index: int) -> bool:
     """Whether block `index` is among those that the token after some kept prefix sees through a window."""
     size, window, every = r.limits.block_size, r.limits.window_tokens, r.limits.retention_blocks
-    whole = (int(r.requests["prompt"][request]) - 1) // size
-    ends = [whole, int(r.progress["junction"][request])]
+    prompt = int(r.requests["prompt"][request])
+    ends = [(prompt - 1) // size]
+    if r.limits.hit_drop >= DROP_KEEPING_ENDS:
+        ends = [max(ends[0] - 1, 0), max(prompt // size - 1, 0)]
+    inner = [int(r.progress["junction"][request])]
     if every > 0:
-        ends.append((index // every + 1) * every)
-    seen = [range(max(end * size - window + 1, 0) // size, end) for end in ends]
+        inner += [index // every * every, (index // every + 1) * every]
+    ends += [end for end in inner if end > 0]
+    beyond = int(r.limits.hit_drop != KEEP_HIT)  # to be found and given up, behind each such prefix
+    seen = [range(max(end * size - window + 1, 0) // size, end + beyond) for end in ends]
     return r.limits.chunked_window or any(index in blocks for blocks in seen)

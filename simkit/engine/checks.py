@@ -16,6 +16,7 @@ from simkit.engine.ring import rows_of
 from simkit.engine.state import (
     ABORTED,
     COMPUTED_TOKENS,
+    DECODE,
     DEVICE_FREE,
     ENTRY,
     FINISHED,
@@ -24,6 +25,8 @@ from simkit.engine.state import (
     IN_FLIGHT,
     NEXT_ARRIVAL,
     OLDEST,
+    PAD_NOBODY,
+    PAD_OR_WAIT,
     PENDING,
     PREEMPTED,
     RUNNING,
@@ -109,9 +112,9 @@ class Checker:
         if len(entries) > limits.max_running:
             raise Violation(PLACES_KEPT, step, None, f"{len(entries)} in a batch, at most {limits.max_running}")
         tokens = int(entries["tokens"].sum())
-        if tokens > limits.max_num_batched_tokens:
-            latest = int(entries["request"][-1])
-            raise Violation(BUDGET, step, latest, f"{tokens} tokens given, at most {limits.max_num_batched_tokens}")
+        most = limits.max_num_batched_tokens - limits.draft_reserve - limits.draft_slots * len(entries)
+        if tokens > most and len(entries) > 0:
+            raise Violation(BUDGET, step, int(entries["request"][-1]), f"{tokens} tokens given, at most {most}")
         seen: set[int] = set()
         for request in entries["request"].tolist():
             if request in seen:
@@ -138,8 +141,10 @@ class Checker:
             if not 1 <= tokens <= due:
                 raise Violation(DUE, step, request, f"was given {tokens} tokens, due were {due}")
             room = int(now["held"]) * r.limits.block_size
-            if now["status"] == RUNNING and room < before + tokens:
-                raise Violation(MEMORY, step, request, f"{before + tokens} tokens in blocks for {room}")
+            ahead = r.limits.lookahead_tokens if stood is not None else r.limits.admission_lookahead_tokens
+            needed = min(before + tokens + ahead, r.limits.max_model_len)
+            if now["status"] == RUNNING and room < needed:
+                raise Violation(MEMORY, step, request, f"{needed} tokens in blocks for {room}")
             if now["status"] == RUNNING and r.limits.window_groups > 0:
                 flying = int(then["unsettled"]) if stood is not None and r.limits.frees_settled else 0
                 check_windows(r, request, int(before), max(0, int(before) - flying), step)
@@ -154,7 +159,14 @@ class Checker:
         placeholders = int(then["placeholders"]) if ran else 0
         if known + placeholders >= int(asked["prompt"]) + int(asked["max_tokens"]):
             return 0  # its last token is in flight
-        return min(known + placeholders - before, r.limits.max_model_len - before - 1)
+        due = known + placeholders - before
+        last = r.limits.max_model_len - 1
+        drafts = then["phase"] == DECODE if ran else r.limits.draft_padding != PAD_NOBODY
+        if due == 1 and drafts:
+            due += r.limits.speculative_tokens
+            # of empty drafts the first version let the last lie where no token can follow
+            last += int(not ran and r.limits.draft_padding == PAD_OR_WAIT)
+        return min(due, last - before)
 
     def _check_queues(self, r: Replica, step: int) -> None:
         """Everybody who arrived is in `running`, in the queue, or over, and in one place only."""
@@ -176,7 +188,9 @@ class Checker:
             raise Violation(QUEUES, step, None, f"{waiting + count} wait or run, {r.at[UNFINISHED]} are unfinished")
 
     def _check_tokens(self, r: Replica, entries: Records, step: int) -> None:
-        """Computed tokens grow by what was given and by nothing else; a step delivers one token a request at most."""
+        """Computed tokens grow by what was given and by nothing else; a step delivers one token a request at most, and
+        one for each of its drafts. Of those that were checked what was accepted counts as computed.
+        """
         given = dict(zip(entries["request"].tolist(), entries["tokens"].tolist(), strict=True))
         begun = dict(zip(entries["request"].tolist(), entries["before"].tolist(), strict=True))
         if int(r.at[COMPUTED_TOKENS] - self._at[COMPUTED_TOKENS]) != sum(given.values()):
@@ -184,16 +198,18 @@ class Checker:
         for request in range(int(r.at[NEXT_ARRIVAL])):
             now, then = r.progress[request], self._progress[request]
             known = int(then["known"]) or int(r.requests["prompt"][request])
-            if not 0 <= int(now["known"]) - known <= 1:
-                raise Violation(ACCOUNTED, step, request, f"{int(now['known']) - known} tokens delivered in a step")
+            delivered = int(now["known"]) - known
+            if not 0 <= delivered <= 1 + r.limits.speculative_tokens:
+                raise Violation(ACCOUNTED, step, request, f"{delivered} tokens delivered in a step")
             if now["status"] != RUNNING:
                 continue
             stayed = then["status"] == RUNNING and self._stayed(r, request)
             start = int(then["computed"]) if stayed else begun.get(request, int(now["computed"]))
-            if int(now["computed"]) != start + given.get(request, 0):
-                raise Violation(
-                    ACCOUNTED, step, request, f"stands at {now['computed']}, not {start} + {given.get(request, 0)}"
-                )
+            end = start + given.get(request, 0)
+            if r.limits.speculative_tokens > 0 and delivered > 0:
+                end = int(now["known"]) - 1
+            if int(now["computed"]) != end:
+                raise Violation(ACCOUNTED, step, request, f"stands at {now['computed']}, not {end}")
 
     def _check_time(self, r: Replica, step: int) -> None:
         if r.at[SUM_HOST] + r.at[SUM_DECODE] + r.at[SUM_EXTRA] != r.at[DEVICE_FREE]:

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simkit.engine.settings import Dialect, EngineSettings, in_flight_tokens
+from simkit.engine.dialect import Dialect
+from simkit.engine.settings import EngineSettings, in_flight_tokens
 from simkit.engine.state import Limits
 from simkit.errors import InputError
 from simkit.models import calibrated, roofline

@@ -25,7 +25,7 @@ def padded(r: Replica, row: int, hit: int, due: int, budget: int) -> int:
     """Tokens of a request that is being admitted, empty drafts included; 0: it waits for a step with more budget.
 
     Its drafts, if it had any, are lost. Where all that a step serves are decodes, `running` ones and it, they are
-    replaced by as many that nobody accepts: vLLM 0.28 and later, Scheduler.schedule(), waiting loop.
+    replaced by as many that nobody accepts: vLLM 0.25 and later, Scheduler.schedule(), waiting loop.
     """
     limits = r.limits
     if limits.speculative_tokens == 0 or limits.draft_padding == PAD_NOBODY or due != 1:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from simkit.engine.dialect import FIRST_MINOR, LAST_MINOR, dialect_of
+from simkit.engine.draft_kinds import METHODS, drafting
 from simkit.engine.replica import new_replica
-from simkit.engine.settings import LAST_MINOR, dialect_of, in_flight_tokens, windowed
+from simkit.engine.settings import in_flight_tokens, windowed
 from simkit.engine.state import ABORT, FCFS, I64, NEVER, REQUEST, Limits, Records, Replica, records
 from simkit.models.kv_groups import KvGroups
 from simkit.models.steptables import StepTables, constant_tables
@@ -96,6 +98,27 @@ def windowed_history(seed: int, caching: bool | None = None, whole: bool = False
     needed = groups.blocks_of(longest, size, in_flight)
     num_blocks = 1 + needed + int(rng.choice([0, 1, needed, 4 * needed, 40 * needed]))
     return replace(plain, limits=limits, num_blocks=num_blocks)
+
+
+def drafted_history(seed: int, caching: bool | None = None) -> History:
+    """The same, one step at a time, of some kind of draft by the rules of some vLLM version."""
+    rng = np.random.default_rng([seed, 3])
+    plain = windowed_history(seed, caching, whole=True) if rng.random() < 0.4 else random_history(seed, caching)
+    dialect = dialect_of(f"vllm-0.{int(rng.integers(FIRST_MINOR, LAST_MINOR + 1))}")
+    method = METHODS[int(rng.integers(0, len(METHODS)))]
+    limits = plain.limits._replace(
+        pipeline_depth=1,
+        speculative_tokens=int(rng.integers(1, 6)),
+        acceptance=float(rng.choice([0.0, 0.3, 0.6, 0.9, 1.0])),
+        acceptance_seed=seed,
+        registers_accepted=dialect.registers_accepted,
+        draft_padding=dialect.draft_padding,
+    )
+    limits = drafting(limits, method, dialect, limits.max_running)
+    budget = limits.max_num_batched_tokens + limits.draft_reserve + limits.draft_slots
+    limits = limits._replace(max_num_batched_tokens=budget)
+    tables = constant_tables(budget, limits.max_running, token_ns=10.0, request_ns=7.0, step_ns=100.0)
+    return replace(plain, limits=limits, tables=tables)
 
 
 def crowded_history(seed: int, requests: int = 400) -> History:

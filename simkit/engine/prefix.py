@@ -7,7 +7,16 @@ after a preemption. Until there is one nobody looks for them, and they stay off 
 """
 
 from simkit.compiled import called, inlined
-from simkit.engine.state import DISTINCT_KEYS, NAMED, Limits, Pool, Replica
+from simkit.engine.state import (
+    DISTINCT_KEYS,
+    DROP_BY_KIND,
+    DROP_FROM_END,
+    KEEP_HIT,
+    NAMED,
+    Limits,
+    Pool,
+    Replica,
+)
 from simkit.engine.windows import blocks_behind, blocks_for_hit, columns, groups_of, sees_window, stays_cached
 
 _POSITION_BITS = 24  # blocks a request can name by itself: 16.7 million
@@ -131,7 +140,9 @@ def longest_hit(r: Replica, request: int) -> tuple[int, int]:
     """How many leading blocks of a request are cached, and how many of these are free at the moment.
 
     At least the last token is computed again, so that there is something to sample from: a prompt of whole blocks
-    that is cached to its end gives its last block up (vLLM 0.32 kv_cache_manager.py, get_computed_blocks).
+    that is cached to its end gives its last block up (vLLM 0.32 kv_cache_manager.py, get_computed_blocks). A draft that
+    reads the target's hidden states needs those before the first token to compute, so the last block that is found is
+    given up for it, too (FullAttentionManager.find_longest_cache_hit).
     """
     progress = r.progress
     if r.limits.window_groups > 0:
@@ -149,7 +160,19 @@ def longest_hit(r: Replica, request: int) -> tuple[int, int]:
         hits += 1
         if r.pool.blocks[block].references == 0:
             idle += 1
+    if hits > 0 and r.limits.hit_drop != KEEP_HIT:
+        hits -= 1
+        if r.pool.blocks[cached_block(r.pool, block_key(r, request, hits))].references == 0:
+            idle -= 1
     return hits, idle
+
+
+@inlined
+def hashed_tokens(r: Replica, request: int) -> int:
+    """Leading tokens of a request whose whole blocks have a hash: it may cover the token after them, too, whose KV of
+    the draft's goes with theirs (vLLM >= 0.33 get_request_block_hasher).
+    """
+    return int(r.progress[request].known) - (1 if r.limits.hashes_next_token else 0)
 
 
 @inlined
@@ -222,31 +245,39 @@ def hit_in_groups(r: Replica, request: int, tokens: int) -> tuple[int, int, int]
 
     Full attention needs every block of it. A window needs those that the next token sees: the last run of cached blocks
     that fills it, or begins at the first; a chunk, those of its own (vLLM HybridKVCacheCoordinator, with one kind of
-    window: find_longest_cache_hit).
+    window: find_longest_cache_hit). Who gives a block up for a draft first looks for one more.
     """
     limits = r.limits
+    drop = 0 if limits.hit_drop == KEEP_HIT else 1
+    several = groups_of(limits) > 1
+    last = (tokens + (1 if limits.hit_drop == DROP_FROM_END and several else 0)) // limits.block_size
     hits = tokens // limits.block_size
     if limits.full_groups > 0:
-        most = hits
+        most = min(hits + drop, last)
         hits = 0
         while hits < most and _cached_in_all(limits, r.pool, block_key(r, request, hits), False):
             hits += 1
+        hits = max(0, hits - drop)
         tokens = hits * limits.block_size
-    most = hits
+    elif limits.hit_drop == DROP_BY_KIND and several:
+        return 0, 0, 0
+    whole = hits
+    most = hits if limits.hit_drop == DROP_BY_KIND else min(hits + drop, last)
     if limits.chunked_window:
         hits = blocks_behind(limits, tokens)
         while hits < most and _cached_in_all(limits, r.pool, block_key(r, request, hits), True):
             hits += 1
     else:
-        needed = blocks_for_hit(limits)
+        needed = blocks_for_hit(limits) + drop
         index = most
         hits = most
         while index > 0 and hits - index < needed:
             index -= 1
             if not _cached_in_all(limits, r.pool, block_key(r, request, index), True):
                 hits = index
+        hits = max(0, hits - drop)
     behind = blocks_behind(limits, hits * limits.block_size)
     idle = 0
     for index in range(hits):
         idle += _idle_of(limits, r.pool, block_key(r, request, index), index >= behind)
-    return hits, idle, most if limits.full_groups > 0 else 0
+    return hits, idle, whole if limits.full_groups > 0 and whole > hits else 0

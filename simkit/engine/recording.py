@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from simkit.engine.dialect import FIRST_MINOR, LAST_MINOR, dialect_of
+from simkit.engine.draft_kinds import SpeculativeMethod, drafting
 from simkit.engine.loop import iterate
 from simkit.engine.recording_format import Recorded, RecordedConfig, RecordedRequest, groups_of
 from simkit.engine.replica import new_replica
-from simkit.engine.settings import FIRST_MINOR, LAST_MINOR, dialect_of, windowed
+from simkit.engine.settings import windowed
 from simkit.engine.state import (
     ABORT,
     ADMITTED,
@@ -139,6 +141,8 @@ def limits_of(config: Json, engine: str = "vllm-0.32") -> Limits:
         registers_accepted=dialect.registers_accepted,
         draft_padding=dialect.draft_padding,
     )
+    method = cast(SpeculativeMethod, config.get("speculative_method") or "ngram")
+    limits = drafting(limits, method, dialect, number["max_num_seqs"])
     retention = cast(int | None, config.get("prefix_cache_retention_interval"))
     return windowed(limits, groups_of(config.get("kv_cache_groups")), dialect, retention)
 
@@ -150,11 +154,10 @@ def replay(recording: Recording, engine: str | None = None) -> str | None:
     """
     rows = sorted(recording.requests, key=lambda q: (cast(int, q["arr"]), cast(int, q["id"])))
     ids = np.array([cast(int, q["id"]) for q in rows])
-    requests, content_ids = _requests(rows, cast(int, recording.config["block_size"]))
+    limits = limits_of(recording.config, engine or recording.engine)
+    requests, content_ids = _requests(rows, limits.block_size, int(limits.hashes_next_token))
     num_blocks = cast(int, recording.config["num_gpu_blocks"])
-    replica = new_replica(
-        limits_of(recording.config, engine or recording.engine), requests, content_ids, _aborts(rows), num_blocks
-    )
+    replica = new_replica(limits, requests, content_ids, _aborts(rows), num_blocks)
     expected = iter(recording.steps)
     most = len(recording.steps) + 1
     for step in _run(replica, ids, bool(recording.config["async_scheduling"]), most):
@@ -238,8 +241,11 @@ def _planned(r: Replica, row: int, t: int, ids: NDArray[np.int64]) -> Json:
     return step
 
 
-def _requests(rows: list[Json], block_size: int) -> tuple[Records, NDArray[np.int64]]:
-    """The recording's requests, with an id for the content of every whole block of prompt and output."""
+def _requests(rows: list[Json], block_size: int, beyond: int) -> tuple[Records, NDArray[np.int64]]:
+    """The recording's requests, with an id for the content of every whole block of prompt and output.
+
+    Content is the same only if the `beyond` tokens after the block are, too.
+    """
     by_id = {cast(int, q["id"]): q for q in rows}
     known: dict[tuple[int, bytes], int] = {}
     content_ids: list[int] = []
@@ -247,12 +253,12 @@ def _requests(rows: list[Json], block_size: int) -> tuple[Records, NDArray[np.in
     for i, q in enumerate(rows):
         prompt = np.concatenate([_segment_tokens(segment, by_id) for segment in cast(list[list[object]], q["segs"])])
         tokens = np.concatenate([prompt, _output_tokens(q, cast(int, q["out"]))])
-        contents = len(tokens) // block_size
+        contents = (len(tokens) - beyond) // block_size
         asked = (q["arr"], len(prompt), q["out"], q["max_tokens"], q.get("prio", 0), q["max_tokens"], 0, NEVER)
         requests[i] = (*asked, len(content_ids), contents)
         parent = 0
         for k in range(contents):
-            content = (parent, tokens[k * block_size : (k + 1) * block_size].tobytes())
+            content = (parent, tokens[k * block_size : (k + 1) * block_size + beyond].tobytes())
             parent = known.setdefault(content, len(known) + 1)
             content_ids.append(parent)
     return requests, np.array(content_ids, dtype=np.int64)

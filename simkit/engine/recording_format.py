@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from simkit.engine.draft_kinds import SpeculativeMethod
 from simkit.models.kv_groups import PLAIN, KvGroups, longest_held
 
 MOST_TOKENS = 1 << 26  # of prompts and outputs in one file
@@ -85,6 +86,7 @@ class RecordedConfig(_Row):
     kv_cache_groups: list[Reach] | None = Field(default=None, min_length=1, max_length=64)
     prefix_cache_retention_interval: int | None = Field(default=None, ge=0, le=1 << 22)
     num_speculative_tokens: int = Field(default=0, ge=0, le=64)
+    speculative_method: SpeculativeMethod = "ngram"
     acceptance: float | None = Field(default=None, ge=0.0, le=1.0)
     acceptance_seed: int = Field(default=0, ge=0, le=(1 << 32) - 1)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from simkit.engine.checked_run import Iterate, Watch, checked_run
 from simkit.engine.checks import MOST_OVERTAKEN
 from simkit.engine.discipline import bound_engine, engine
-from simkit.engine.histories import History, crowded_history, random_history, windowed_history
+from simkit.engine.histories import History, crowded_history, drafted_history, random_history, windowed_history
 from simkit.engine.interpreted import interpreted
 from simkit.engine.loop import IDLE
 from simkit.engine.policy import Advance, compiled_loop, interpreted_loop
@@ -18,6 +18,7 @@ from simkit.engine.violation import RULES, Violation
 HISTORIES = 100
 CROWDED_EVERY = 10  # of the histories, one in so many is a long overload, in which starvation would show
 WINDOWED_EVERY = 4  # of the others, about one in so many is of a model whose layers see windows
+DRAFTED_EVERY = 5  # of the rest, about one in so many has drafts to check
 COMPARED = 20  # histories that are run compiled and interpreted
 MOST_TURNS = 20_000
 
@@ -60,7 +61,8 @@ def check_bundled(name: str, histories: int = HISTORIES, on_progress: Progress |
     """The same for a discipline of ours, compiled as `run` uses it."""
     plain = interpreted().discipline.engine(name)
     windows = not EngineSettings(discipline=name).keeps_whole_contexts()
-    findings = check_rules(engine(name).iterate, histories, on_progress=on_progress, windows=windows)
+    drafts = name == EngineSettings().discipline
+    findings = check_rules(engine(name).iterate, histories, on_progress=on_progress, windows=windows, drafts=drafts)
     return [*findings, compare(engine(name).advance, plain.advance)]
 
 
@@ -71,18 +73,21 @@ def check_rules(
     explain: Callable[[Exception], str] = str,
     on_progress: Progress | None = None,
     windows: bool = False,
+    drafts: bool = False,
 ) -> list[Finding]:
     """Run random histories under the checker and say of each rule whether it held, or where it first broke.
 
     A history ends at the first rule that it breaks; the others go on. `windows`: the discipline serves models whose
-    layers see windows, too.
+    layers see windows, too. `drafts`: it has those of speculative decoding checked.
     """
     broken: dict[str, Finding] = {}
     steps = 0
     for seed in range(histories):
         crowded = seed % CROWDED_EVERY == CROWDED_EVERY - 1
         windowed = windows and seed % WINDOWED_EVERY == 0
+        drafted = drafts and seed % DRAFTED_EVERY == 1
         history = windowed_history(seed, whole=True) if windowed else random_history(seed)
+        history = drafted_history(seed) if drafted and not windowed else history
         history = crowded_history(seed) if crowded else history
         try:
             r = checked_run(history, iterate, MOST_OVERTAKEN if crowded else None, watch, explain)

@@ -1,61 +1,15 @@
-"""The engine's settings under vLLM's own names, with vLLM 0.32's defaults, and what older versions did differently."""
+"""The engine's settings under vLLM's own names, with vLLM 0.32's defaults."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from simkit.engine.dialect import Dialect, dialect_of
+from simkit.engine.draft_kinds import SpeculativeMethod, drafting
 from simkit.engine.predictor import Constant, PredictorSpec
-from simkit.engine.state import DEADLINE, FAIR, FCFS, FEEDBACK, PAD_NOBODY, PRIORITY, REMAINING, SHORTEST, Limits
+from simkit.engine.state import DEADLINE, FAIR, FCFS, FEEDBACK, PRIORITY, REMAINING, SHORTEST, Limits
 from simkit.errors import InputError
 from simkit.models.kv_groups import PLAIN, KvGroups, longest_held
-
-
-class Dialect(NamedTuple):
-    """Scheduling rules that changed between vLLM versions, found by driving the same scenarios through each version."""
-
-    lone_request_uncapped: bool
-    uncached_free_to_front: bool
-    passed_over_counts: bool
-    serves_past_self_victim: bool
-    has_watermark: bool
-    has_reserve_full_isl: bool
-    has_active_limits: bool  # max_num_active_seqs, long_prefill_token_threshold_adaptive
-    pads_groups_more: bool
-    caps_windows: bool  # admission asks for no more than a window's group ever holds
-    uncached_leave_to_front: bool
-    frees_settled: bool
-    registers_accepted: bool
-    draft_padding: int
-    thins_windows: bool  # prefix_cache_retention_interval, and it is 0: windows' groups cache what is asked for again
-
-    @property
-    def padding_ratio(self) -> float:
-        """Of the layers of two kinds, below which a KV cache group has as many as the larger kind (kv_groups)."""
-        return 1.5 if self.pads_groups_more else 1.25
-
-
-FIRST_MINOR, LAST_MINOR = 16, 33
-
-
-def _dialect(minor: int) -> Dialect:
-    """The rules of vLLM 0.`minor`, each from the first minor version whose scheduler.py or block_pool.py has it."""
-    return Dialect(
-        lone_request_uncapped=minor >= 31,
-        uncached_free_to_front=minor >= 24,
-        passed_over_counts=minor >= 28,
-        serves_past_self_victim=minor >= 33,
-        has_watermark=minor >= 24,
-        has_reserve_full_isl=minor >= 19,
-        has_active_limits=minor >= 31,
-        pads_groups_more=minor >= 18,
-        caps_windows=minor >= 20,
-        uncached_leave_to_front=minor >= 23,
-        frees_settled=minor >= 26,
-        registers_accepted=minor >= 33,
-        draft_padding=PAD_NOBODY + (minor >= 28) + (minor >= 29) + (minor >= 30),
-        thins_windows=minor >= 29,
-    )
-
 
 Policy = Literal["fcfs", "priority", "sjf", "srpt", "edf", "fair", "mlfq"]
 
@@ -76,6 +30,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
         "long_prefill_token_threshold_adaptive",
         "prefix_cache_retention_interval",
         "scheduler_reserve_full_isl",
+        "speculative_method",
         "speculative_tokens",
         "watermark",
     ),
@@ -87,14 +42,6 @@ _TAKES: dict[str, tuple[str, ...]] = {
 }
 LONGEST_RETENTION = 1 << 22  # tokens
 V0_WATERMARK = 0.01  # of all blocks (vLLM 0.6 block_manager.py)
-
-
-def dialect_of(engine: str) -> Dialect:
-    """The rules of an engine version, `vllm-0.16` to `vllm-0.33`; InputError for another name."""
-    minor = engine.removeprefix("vllm-0.")
-    if not engine.startswith("vllm-0.") or not minor.isdecimal() or not FIRST_MINOR <= int(minor) <= LAST_MINOR:
-        raise InputError(f"engine {engine!r} is not known; vllm-0.{FIRST_MINOR} to vllm-0.{LAST_MINOR} are")
-    return _dialect(int(minor))
 
 
 class EngineSettings(BaseModel):
@@ -143,6 +90,9 @@ class EngineSettings(BaseModel):
     scheduler_reserve_full_isl: bool | None = Field(default=None, description="default on where the version has it")
     enforce_eager: bool = False
     speculative_tokens: int = Field(default=0, ge=0, le=64, description="a draft proposes so many a step; 0: no draft")
+    speculative_method: SpeculativeMethod = Field(
+        default="ngram", description="what proposes them; all but ngram keep KV of their own"
+    )
     acceptance: float | None = Field(
         default=None, ge=0.0, le=1.0, description="chance that a draft is accepted where all before it were"
     )
@@ -213,8 +163,8 @@ class EngineSettings(BaseModel):
     def _check_speculation(self) -> None:
         """InputError for half of what speculative decoding needs, or for what it does not go with."""
         if self.speculative_tokens == 0:
-            for name in ("acceptance", "draft_step_ms", "draft_request_ms"):
-                if getattr(self, name):
+            for name in ("acceptance", "draft_step_ms", "draft_request_ms", "speculative_method"):
+                if getattr(self, name) and getattr(self, name) != type(self).model_fields[name].default:
                     raise InputError(
                         f"deployment.engine.{name}={getattr(self, name)}: goes with speculative_tokens; "
                         "set that to at least 1, or leave this out"
@@ -265,11 +215,6 @@ class EngineSettings(BaseModel):
             # discipline of the user's may ask for as much
             in_flight = max_model_len
         self._check_holds_one(num_blocks - 1, max_model_len, groups, in_flight)
-        if not self.enable_chunked_prefill and max_num_batched_tokens < max_model_len:
-            raise InputError(
-                f"deployment.engine.max_num_batched_tokens={max_num_batched_tokens}: smaller than max_model_len="
-                f"{max_model_len} without chunked prefill; raise it or set enable_chunked_prefill: true"
-            )
         watermark = self.watermark
         if watermark is None:
             watermark = V0_WATERMARK if self.discipline == "vllm-v0" else 0.0
@@ -303,7 +248,27 @@ class EngineSettings(BaseModel):
             draft_request_ns=round(1e6 * self.draft_request_ms),
             stages=stages,
         )
+        limits = drafting(limits, self.speculative_method, dialect, max_num_seqs)
+        self._check_step(limits)
         return windowed(limits, groups, dialect, self.retention_tokens(dialect, groups))
+
+    def _check_step(self, limits: Limits) -> None:
+        """InputError for a step too small for its drafts, or for a prompt where those are not cut."""
+        kept = limits.draft_reserve + limits.draft_slots
+        place = f"deployment.engine.max_num_batched_tokens={limits.max_num_batched_tokens}"
+        if not self.enable_chunked_prefill and limits.max_num_batched_tokens - kept < limits.max_model_len:
+            less = f"less {kept} for drafts, " if kept else ""
+            raise InputError(
+                f"{place}: {less}smaller than max_model_len={limits.max_model_len} without "
+                "chunked prefill; raise it or set enable_chunked_prefill: true"
+            )
+        # vLLM VllmConfig._set_max_num_scheduled_tokens
+        least = max(kept, limits.lookahead_tokens if self.dialect().hashes_next_token else 0)
+        if limits.max_num_batched_tokens <= least:
+            raise InputError(
+                f"{place}: drafts by {self.speculative_method} take {least} of a step's tokens; raise it, or lower "
+                "max_num_seqs or speculative_tokens"
+            )
 
     def retention_tokens(self, dialect: Dialect, groups: KvGroups) -> int | None:
         """Tokens between prefixes that windows keep; None: they keep all. InputError where vLLM refuses to start."""

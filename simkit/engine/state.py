@@ -66,6 +66,13 @@ class Limits(NamedTuple):
     uncached_leave_to_front: bool = True  # so are those that a window leaves, or a window's request (vLLM >= 0.23)
     frees_settled: bool = True  # blocks leave a window when no step in flight reads them any more (vLLM >= 0.26)
     retention_blocks: int = 1  # prefixes of every so many blocks stay cached for windows; 0: only what is asked again
+    # what drafts with KV of their own ask for (simkit.engine.draft_kinds), all of it nothing for others
+    lookahead_tokens: int = 0  # that a step's blocks hold beyond its own
+    admission_lookahead_tokens: int = 0  # the same of who is admitted (vLLM >= 0.23)
+    hit_drop: int = 0  # whether the last block that a prefix finds is computed again: KEEP_HIT, ..
+    hashes_next_token: bool = False  # a block is reusable once the token after it is known (vLLM >= 0.33)
+    draft_slots: int = 0  # tokens of a step's budget that each of its requests takes besides its own (vLLM >= 0.28)
+    draft_reserve: int = 0  # that no step gives (vLLM 0.17 to 0.27)
 
 
 def records(shape: int | tuple[int, ...], kind: np.dtype[np.void]) -> Records:
@@ -74,9 +81,15 @@ def records(shape: int | tuple[int, ...], kind: np.dtype[np.void]) -> Records:
 
 
 # who is admitted with one token to compute may get empty drafts to check, so that all requests of a step are alike:
-# nobody (vLLM < 0.28); beside running requests, or it waits (0.28); but none near the longest context (0.29); also
-# alone, behind a prefix that was found (vLLM >= 0.30)
+# nobody (vLLM < 0.25); beside running requests, or it waits (0.25 to 0.28); but none near the longest context (0.29);
+# also alone, behind a prefix that was found (vLLM >= 0.30)
 PAD_NOBODY, PAD_OR_WAIT, PAD_BESIDE, PAD_BEHIND_HIT = range(4)
+
+# a prefix that was found keeps all its blocks, or gives up its last for the draft to read again. Where layers see
+# windows: each kind gives up one of what the others left, until nothing is left (vLLM < 0.20); all give up the same
+# (0.20), which windows keep cached for a prompt that comes again and for one that goes on (0.30); that one may be the
+# prompt's last (0.32)
+KEEP_HIT, DROP_BY_KIND, DROP_ONCE, DROP_KEEPING_ENDS, DROP_FROM_END = range(5)
 
 
 # what the workload says of each request; the loop only reads it

@@ -17,7 +17,7 @@ from simkit.engine.waiting import can_set_aside, head, put_back, set_aside
 def schedule(r: Replica, row: int) -> None:
     """Serve running requests, then, if nobody was preempted, admit waiting ones."""
     threshold = _long_prefill_cap(r)
-    budget = _schedule_running(r, row, threshold, r.limits.max_num_batched_tokens)
+    budget = _schedule_running(r, row, threshold, r.limits.max_num_batched_tokens - r.limits.draft_reserve)
     # a step that preempted admits nobody (vLLM scheduler, waiting loop)
     if r.at[PREEMPTED_NOW] == 0:
         _schedule_waiting(r, row, threshold, budget)
@@ -43,8 +43,9 @@ def _schedule_running(r: Replica, row: int, threshold: int, budget: int) -> int:
     Decodes do not go before prefill chunks: a running prefill takes the whole remaining budget.
     """
     at = r.at
+    slots = r.limits.draft_slots
     i = 0
-    while i < at[RUNNING_COUNT] and budget > 0:
+    while i < at[RUNNING_COUNT] and budget > slots:
         request = r.running[i]
         progress = r.progress[request]
         computed = progress.computed
@@ -58,14 +59,14 @@ def _schedule_running(r: Replica, row: int, threshold: int, budget: int) -> int:
             due += drafts_of(r, request)
         if 0 < threshold < due:
             due = threshold
-        due = min(due, budget, r.limits.max_model_len - computed - 1)
+        due = min(due, budget - slots, r.limits.max_model_len - computed - 1)
         if due <= 0:
             i += 1
             continue
         while not grow(r, request, computed + due):
             victim = choose_victim(r)
             refund, place = preempt(r, row, victim)
-            budget += refund
+            budget += refund + (slots if refund > 0 else 0)
             # before 0.28 a victim that this step had passed over did not count, and the next in line lost its turn
             if place < i and (refund > 0 or r.limits.passed_over_counts):
                 i -= 1
@@ -77,7 +78,7 @@ def _schedule_running(r: Replica, row: int, threshold: int, budget: int) -> int:
         if due == 0:
             continue
         give(r, row, request, due, computed)
-        budget -= due
+        budget -= due + slots
         i += 1
     return budget
 
@@ -93,8 +94,9 @@ def _schedule_waiting(r: Replica, row: int, threshold: int, budget: int) -> None
     """Admit from the head of the queue while it fits; nobody overtakes a head that does not."""
     progress = r.progress
     at = r.at
+    slots = r.limits.draft_slots
     aside = 0
-    while budget > 0 and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] < r.limits.max_running:
+    while budget > slots and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] < r.limits.max_running:
         request = head(r)
         # its token is still on its way through the pipeline: the next overtakes it (vLLM 0.27 to 0.33, waiting loop)
         if r.limits.stages > 1 and in_flight(r, request):
@@ -107,17 +109,17 @@ def _schedule_waiting(r: Replica, row: int, threshold: int, budget: int) -> None
         if r.limits.prefix_caching:
             hits, idle = longest_hit(r, request)
         hit = hits * r.limits.block_size
-        due = padded(r, row, hit, progress[request].known - hit, budget)
+        due = padded(r, row, hit, progress[request].known - hit, budget - slots)
         if due == 0:
             break
         if 0 < threshold < due:
             due = threshold
-        if not r.limits.chunked_prefill and due > budget:
+        if not r.limits.chunked_prefill and due > budget - slots:
             break
-        due = min(due, budget)
+        due = min(due, budget - slots)
         if not fits(r, request, hit + due, hits, idle):
             break
         admit(r, request, hits, hit + due)
         give(r, row, request, due, hit)
-        budget -= due
+        budget -= due + slots
     put_back(r, aside)

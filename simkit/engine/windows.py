@@ -6,7 +6,7 @@ window, a block that no later token can see is given back and its place in the r
 """
 
 from simkit.compiled import inlined
-from simkit.engine.state import Limits, Pool
+from simkit.engine.state import DROP_KEEPING_ENDS, KEEP_HIT, Limits, Pool
 
 
 @inlined
@@ -55,10 +55,30 @@ def stays_cached(limits: Limits, prompt: int, junction: int, index: int) -> bool
         return True
     needed = blocks_for_hit(limits)
     end = (prompt - 1) // limits.block_size
+    if limits.hit_drop != KEEP_HIT:
+        return _stays_for_drop(limits, prompt, junction, index)
     return bool(
         (every > 0 and index % every >= every - needed)
         or end - needed <= index < end
         or junction - needed <= index < junction
+    )
+
+
+@inlined
+def _stays_for_drop(limits: Limits, prompt: int, junction: int, index: int) -> bool:
+    """The same where a hit gives up its last block: it must be there to be found, one past each prefix's end."""
+    every = limits.retention_blocks
+    needed = blocks_for_hit(limits) + 1
+    again = (prompt - 1) // limits.block_size + 1
+    on = again
+    if limits.hit_drop >= DROP_KEEPING_ENDS:
+        again = max(again - 1, 1)
+        on = max(prompt // limits.block_size, 1)
+    return bool(
+        (every > 0 and (needed >= every or (index > 0 and (index - 1) % every >= every - needed)))
+        or again - needed <= index < again
+        or on - needed <= index < on
+        or (junction > 0 and junction + 1 - needed <= index <= junction)
     )
 
 

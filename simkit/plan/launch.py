@@ -3,6 +3,7 @@
 Flags of vLLM 0.32 (engine/arg_utils.py) and SGLang 0.5 (server_args.py) under their own names.
 """
 
+import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from simkit.workloads.workload import Workload
 
 PORT = 8000
 OWN = "CHECKPOINT"  # where a model of the user's own lies is not known here
+DRAFT = "DRAFT"  # nor where the checkpoint of a draft does
 # vLLM --quantization of a checkpoint that is published at 16 bits; None: choose a checkpoint in that precision
 _ON_LOAD = {"fp8": "fp8"}
 _KV_VLLM = {"bf16": "auto", "fp16": "auto", "fp8": "fp8", "int8": "int8", "int4": "int4"}
@@ -86,9 +88,18 @@ def vllm_flags(spec: ReplicaSpec, repository: str) -> list[str]:
     if engine.scheduler_reserve_full_isl is not None and engine.dialect().has_reserve_full_isl:
         flags += [f"--{'' if engine.scheduler_reserve_full_isl else 'no-'}scheduler-reserve-full-isl"]
     flags += ["--watermark", f"{engine.watermark:g}"] if engine.watermark and engine.discipline == "vllm-v1" else []
+    flags += ["--speculative-config", json.dumps(_speculative_config(engine))] if engine.speculative_tokens else []
     asynchronous = limits.pipeline_depth > limits.stages
     flags += ["--async-scheduling"] if asynchronous else ["--no-async-scheduling"]
     return flags
+
+
+def _speculative_config(engine: EngineSettings) -> dict[str, str | int]:
+    """vLLM's SpeculativeConfig; n-grams need no checkpoint, and MTP is in the model's own."""
+    config: dict[str, str | int] = {"method": engine.speculative_method}
+    if engine.speculative_method not in ("ngram", "mtp"):
+        config["model"] = DRAFT
+    return config | {"num_speculative_tokens": engine.speculative_tokens}
 
 
 def sglang_flags(spec: ReplicaSpec, repository: str) -> list[str]:
@@ -208,9 +219,15 @@ def _unsaid(engine: EngineSettings) -> Iterator[str]:
         yield "the plan lets urgent requests take the places of running ones (preemptive), which vLLM does not do"
     if engine.speculative_tokens:
         yield (
-            f"the plan drafts {engine.speculative_tokens} tokens a step, {engine.acceptance:g} of them accepted: name "
-            f"your draft by --speculative-config '{{\"num_speculative_tokens\": {engine.speculative_tokens}, ...}}'"
+            f"the plan drafts {engine.speculative_tokens} tokens a step, {engine.acceptance:g} of them accepted, which "
+            "nobody can promise: measure yours; the SGLang command drafts none"
         )
+        if DRAFT in _speculative_config(engine).values():
+            yield f"put the path or repository of your draft in place of {DRAFT}"
+        if engine.speculative_method != "ngram":
+            yield "a draft's weights and KV take memory that the plan does not count"
+        if engine.speculative_method == "mtp":
+            yield "drafts by mtp need a checkpoint that has layers for it"
     if engine.max_num_active_seqs is not None:
         yield f"max_num_active_seqs {engine.max_num_active_seqs} is in the commands as the most sequences of a step"
     if engine.long_prefill_token_threshold_adaptive:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from simkit.engine.dialect import dialect_of
 from simkit.engine.recording import read_recording, replay
-from simkit.engine.settings import EngineSettings, dialect_of
+from simkit.engine.settings import EngineSettings
 from simkit.engine.state import PAD_BEHIND_HIT, PAD_BESIDE, PAD_NOBODY, PAD_OR_WAIT
 from simkit.errors import InputError
 
@@ -135,19 +136,20 @@ def test_rules_begin_with_the_version_that_has_them() -> None:
         "has_reserve_full_isl": 19, "has_watermark": 24, "uncached_free_to_front": 24, "passed_over_counts": 28,
         "pads_groups_more": 18, "caps_windows": 20, "frees_settled": 26, "thins_windows": 29,
         "uncached_leave_to_front": 23,
+        "admits_with_lookahead": 23, "hashes_next_token": 33, "has_draft_reserve": 17, "has_draft_slots": 28,
         "lone_request_uncapped": 31, "has_active_limits": 31, "serves_past_self_victim": 33, "registers_accepted": 33,
     }  # fmt: skip
-    padding = {28: PAD_OR_WAIT, 29: PAD_BESIDE}
+    padding = {25: PAD_OR_WAIT, 26: PAD_OR_WAIT, 27: PAD_OR_WAIT, 28: PAD_OR_WAIT, 29: PAD_BESIDE}
     for minor in range(16, 34):
         rules = dialect_of(f"vllm-0.{minor}")._asdict()
-        assert rules.pop("draft_padding") == padding.get(minor, PAD_NOBODY if minor < 28 else PAD_BEHIND_HIT)
+        assert rules.pop("draft_padding") == padding.get(minor, PAD_NOBODY if minor < 25 else PAD_BEHIND_HIT)
         assert rules == {rule: minor >= first for rule, first in since.items()}
 
 
 @pytest.mark.parametrize(
     ("name", "others"),
     [
-        ("v0.28.0-s00046", (27,)), ("v0.29.0-s01111", (28,)), ("v0.30.0-s00015", (29, 28)),
+        ("v0.28.0-s00046", (24,)), ("v0.29.0-s01111", (28,)), ("v0.30.0-s00015", (29, 28)),
         ("v0.32.0-s00113", (33,)), ("v0.33.0-s00113", (32,)), ("v0.33.0-s00101", (32,)),
     ],
 )  # fmt: skip

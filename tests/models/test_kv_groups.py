@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve, with_whole_contexts
-from simkit.engine.settings import EngineSettings, dialect_of, in_flight_tokens
+from simkit.engine.dialect import dialect_of
+from simkit.engine.settings import EngineSettings, in_flight_tokens
 from simkit.errors import InputError
 from simkit.models.architecture import Architecture, GroupedAttention
 from simkit.models.catalog import load_model

@@ -12,7 +12,7 @@ from simkit.engine import vllm_v1
 from simkit.engine.block_checks import content_key
 from simkit.engine.checked_run import checked_run
 from simkit.engine.checks import MOST_OVERTAKEN
-from simkit.engine.histories import History, crowded_history, random_history, windowed_history
+from simkit.engine.histories import History, crowded_history, drafted_history, random_history, windowed_history
 from simkit.engine.loop import IDLE, advance, iterate
 from simkit.engine.prefix import longest_hit
 from simkit.engine.recording import read_recording, replay
@@ -40,6 +40,11 @@ def test_rules(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_rules_of_windows(seed: int) -> None:
     checked_run(windowed_history(seed), iterate)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_rules_of_drafts(seed: int) -> None:
+    checked_run(drafted_history(seed), iterate)
 
 
 def _searched_hits(r: Replica, request: int) -> int:

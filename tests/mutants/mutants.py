@@ -14,17 +14,17 @@ VLLM_V1: list[Mutant] = [
     ("vllm_v1.py", "threshold = max(threshold, r.limits.max_num_batched_tokens // alive)", "threshold = threshold"),
     ("vllm_v1.py", "computed + 2 - placeholders >=", "computed + 1 - placeholders >="),
     ("vllm_v1.py", "due = progress.known + placeholders - computed", "due = progress.known - computed"),
-    ("vllm_v1.py", "            budget += refund\n", ""),
+    ("vllm_v1.py", "            budget += refund + (slots if refund > 0 else 0)\n", ""),
     ("vllm_v1.py", "            if place < i and (refund > 0 or r.limits.passed_over_counts):\n                i -= 1\n", ""),
     ("vllm_v1.py", "if place < i and (refund > 0 or r.limits.passed_over_counts):", "if refund > 0:"),
     ("vllm_v1.py", "if r.limits.adaptive_long_prefill and threshold > 0 and alive > 0:", "if r.limits.adaptive_long_prefill and alive > 0:"),
     ("vllm_v1.py", "                    return budget\n                due = 0\n", "                    break\n                due = 0\n"),
     ("vllm_v1.py", "if r.limits.ordering == FCFS or not r.limits.serves_past_self_victim:", "if r.limits.ordering == FCFS:"),
-    ("vllm_v1.py", "while budget > 0 and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] <", "while budget > 0 and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] <="),
-    ("vllm_v1.py", "if not r.limits.chunked_prefill and due > budget:", "if due > budget:"),
-    ("vllm_v1.py", "if not r.limits.chunked_prefill and due > budget:", "if not r.limits.chunked_prefill and due >= budget:"),
-    ("vllm_v1.py", "progress[request].known - hit, budget)", "progress[request].known, budget)"),
-    ("vllm_v1.py", "        give(r, row, request, due, hit)\n        budget -= due\n", "        give(r, row, request, due, hit)\n"),
+    ("vllm_v1.py", "while budget > slots and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] <", "while budget > slots and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] <="),
+    ("vllm_v1.py", "if not r.limits.chunked_prefill and due > budget - slots:", "if due > budget - slots:"),
+    ("vllm_v1.py", "if not r.limits.chunked_prefill and due > budget - slots:", "if not r.limits.chunked_prefill and due >= budget - slots:"),
+    ("vllm_v1.py", "progress[request].known - hit, budget - slots)", "progress[request].known, budget - slots)"),
+    ("vllm_v1.py", "        give(r, row, request, due, hit)\n        budget -= due + slots\n", "        give(r, row, request, due, hit)\n"),
     ("vllm_v1.py", "if not fits(r, request, hit + due, hits, idle):", "if not fits(r, request, due, hits, idle):"),
 ]  # fmt: skip
 
@@ -32,7 +32,7 @@ ACTIONS: list[Mutant] = [
     ("actions.py", "- progress[request].known - progress[request].placeholders", "- progress[request].known"),
     ("actions.py", "if samples > 0 and asynchronous(r):", "if asynchronous(r):"),
     ("actions.py", "if new * groups_of(r.limits) > r.pool.counts[FREE_BLOCKS]:", "if new * groups_of(r.limits) >= r.pool.counts[FREE_BLOCKS]:"),
-    ("actions.py", "register_full_blocks(r, request, min(tokens, r.progress[request].known))", "register_full_blocks(r, request, tokens)"),
+    ("actions.py", "register_full_blocks(r, request, min(tokens, hashed_tokens(r, request)))", "register_full_blocks(r, request, tokens)"),
     ("actions.py", "if r.limits.reserve_full_isl:", "if not r.limits.reserve_full_isl:"),
     ("actions.py", "watermark = r.limits.watermark_blocks if r.at[RUNNING_COUNT] > 0 else 0", "watermark = r.limits.watermark_blocks"),
     ("actions.py", "watermark = r.limits.watermark_blocks if r.at[RUNNING_COUNT] > 0 else 0", "watermark = 0"),
@@ -127,7 +127,7 @@ WINDOWS: list[Mutant] = [
     ("prefix.py", "if block != 0 and (kept or not sees_window(limits, group)):", "if kept or not sees_window(limits, group):"),
     ("prefix.py", "if block != 0 and (kept or not sees_window(limits, group)):", "if block != 0:"),
     ("prefix.py", "        progress[request].junction = junction\n", ""),
-    ("prefix.py", "most if limits.full_groups > 0 else 0", "most"),
+    ("prefix.py", "whole if limits.full_groups > 0 and whole > hits else 0", "whole"),
     ("windows.py", "end = (prompt - 1) // limits.block_size", "end = prompt // limits.block_size"),
     ("windows.py", "        or junction - needed <= index < junction\n", ""),
     ("windows.py", "(every > 0 and index % every >= every - needed)", "(every > 0 and index % every >= every - 1)"),
@@ -135,6 +135,38 @@ WINDOWS: list[Mutant] = [
     ("windows.py", "(limits.window_tokens - 2 + limits.block_size)", "(limits.window_tokens - 1 + limits.block_size)"),
     ("prefix.py", "        idle += _idle_of(limits, r.pool, block_key(r, request, index), index >= behind)\n", "        idle += _idle_of(limits, r.pool, block_key(r, request, index), True)\n"),
     ("prefix.py", "            if not _cached_in_all(limits, r.pool, block_key(r, request, index), True):\n                hits = index\n", "            pass\n"),
+]  # fmt: skip
+
+DRAFTS: list[Mutant] = [
+    ("actions.py", "return _hold_up_to(r, request, tokens, tokens + r.limits.lookahead_tokens)", "return _hold_up_to(r, request, tokens, tokens)"),
+    ("actions.py", "    tokens += r.limits.admission_lookahead_tokens\n", ""),
+    ("actions.py", "    _hold_up_to(r, request, tokens, tokens + r.limits.admission_lookahead_tokens)\n", "    _hold_up_to(r, request, tokens, tokens)\n"),
+    ("draft_kinds.py", "        lookahead_tokens=tokens,\n", "        lookahead_tokens=tokens - 1,\n"),
+    ("draft_kinds.py", "        lookahead_tokens=tokens,\n", "        lookahead_tokens=tokens + 1,\n"),
+    ("draft_kinds.py", "tokens if dialect.admits_with_lookahead else 0", "tokens"),
+    ("draft_kinds.py", "tokens if dialect.admits_with_lookahead else 0", "tokens - 1"),
+    ("draft_kinds.py", "max_num_seqs if dialect.has_draft_reserve and not slots else 0", "0"),
+    ("draft_kinds.py", "max_num_seqs if dialect.has_draft_reserve and not slots else 0", "int(dialect.has_draft_reserve and not slots)"),
+    ("draft_kinds.py", "draft_slots=int(slots)", "draft_slots=0"),
+    ("prefix.py", "if hits > 0 and r.limits.hit_drop != KEEP_HIT:", "if hits > 1 and r.limits.hit_drop != KEEP_HIT:"),
+    ("prefix.py", "if hits > 0 and r.limits.hit_drop != KEEP_HIT:", "if False:"),
+    ("prefix.py", "            idle -= 1\n", "            pass\n"),
+    ("prefix.py", "(1 if r.limits.hashes_next_token else 0)", "0"),
+    ("commit.py", " or limits.hashes_next_token", ""),
+    ("vllm_v1.py", "budget += refund + (slots if refund > 0 else 0)", "budget += refund"),
+    ("vllm_v1.py", "budget -= due + slots\n        i += 1", "budget -= due\n        i += 1"),
+    ("vllm_v1.py", "due = min(due, budget - slots, ", "due = min(due, budget, "),
+    ("prefix.py", "        hits = max(0, hits - drop)\n        tokens =", "        tokens ="),
+    ("prefix.py", "        hits = max(0, hits - drop)\n    behind =", "    behind ="),
+    ("prefix.py", "needed = blocks_for_hit(limits) + drop", "needed = blocks_for_hit(limits)"),
+    ("prefix.py", "        return 0, 0, 0\n", "        pass\n"),
+    ("prefix.py", "most = hits if limits.hit_drop == DROP_BY_KIND else min(hits + drop, last)", "most = hits"),
+    ("prefix.py", "limits.hit_drop == DROP_FROM_END and several else 0", "limits.hit_drop == DROP_FROM_END else 0"),
+    ("prefix.py", "(1 if limits.hit_drop == DROP_FROM_END and several else 0)", "0"),
+    ("windows.py", "    if limits.hit_drop >= DROP_KEEPING_ENDS:\n", "    if False:\n"),
+    ("windows.py", "        or on - needed <= index < on\n", ""),
+    ("windows.py", "        or (junction > 0 and junction + 1 - needed <= index <= junction)\n", ""),
+    ("windows.py", "needed >= every or (index > 0 and (index - 1) % every >= every - needed)", "index % every >= every - needed"),
 ]  # fmt: skip
 
 AFTER: list[Mutant] = [
@@ -161,4 +193,4 @@ AFTER: list[Mutant] = [
     ("ledger.py", "        elif phase == DECODE:\n            r.ledger[request].skipped += decode\n", "        elif phase == DECODE:\n            r.ledger[request].skipped += decode + extra\n"),
 ]  # fmt: skip
 
-MUTANTS = [*VLLM_V1, *ACTIONS, *QUEUE, *BLOCKS, *WINDOWS, *AFTER]
+MUTANTS = [*VLLM_V1, *ACTIONS, *QUEUE, *BLOCKS, *WINDOWS, *DRAFTS, *AFTER]

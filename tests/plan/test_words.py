@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from simkit.cluster.settings import Cluster
 from simkit.engine.deployment import Deployment, resolve
@@ -179,9 +180,32 @@ def test_commands_hold_the_settings_of_the_plan_or_say_which_they_lack(chat: Wor
         assert flag in said.vllm
     notes = "\n".join(said.notes)
     assert "sjf" in notes
-    assert "num_speculative_tokens" in notes
+    assert "the plan drafts 3 tokens a step, 0.7 of them accepted" in notes
     plain = launch(resolve(BASE), 1, 5.0, chat, promise({"ttft_p99_s": 1.0}), "round_robin")
     assert plain.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "config"),
+    [
+        ("ngram", '{"method": "ngram", "num_speculative_tokens": 3}'),
+        ("mtp", '{"method": "mtp", "num_speculative_tokens": 3}'),
+        ("eagle3", '{"method": "eagle3", "model": "DRAFT", "num_speculative_tokens": 3}'),
+        ("draft_model", '{"method": "draft_model", "model": "DRAFT", "num_speculative_tokens": 3}'),
+    ],
+)
+def test_commands_name_the_kind_of_draft(chat: Workload, method: str, config: str) -> None:
+    engine = EngineSettings.model_validate(
+        {"speculative_tokens": 3, "speculative_method": method, "acceptance": 0.7, "async_scheduling": False}
+    )
+    spec = resolve(BASE.model_copy(update={"engine": engine}))
+    said = launch(spec, 2, 5.0, chat, promise({"ttft_p99_s": 1.0}), "round_robin")
+    assert f"--speculative-config '{config}'" in said.vllm
+    (container,) = next(yaml.safe_load_all(said.kubernetes))["spec"]["template"]["spec"]["containers"]
+    assert container["command"][container["command"].index("--speculative-config") + 1] == config
+    notes = "\n".join(said.notes)
+    assert ("in place of DRAFT" in notes) == ("DRAFT" in config)
+    assert ("memory that the plan does not count" in notes) == (method != "ngram")
 
 
 def test_who_asks_for_more_than_the_model_has_is_not_sent_to_a_longer_context() -> None:

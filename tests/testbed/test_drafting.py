@@ -99,6 +99,21 @@ def test_with_empty_drafts_too(
         assert run.outputs[row].tolist() == answers[row][prompt:].tolist()
 
 
+@pytest.mark.parametrize("engine", ["vllm-0.22", "vllm-0.32", "vllm-0.33"])
+@pytest.mark.parametrize("method", ["eagle", "draft_model"])
+def test_with_drafts_of_other_kinds_too(
+    serve: Callable[..., MeasuredRun], answers: list[np.ndarray], few: Workload, method: str, engine: str
+) -> None:
+    """In little memory: blocks for what is proposed, prefixes without their last block, some budget less."""
+    settings = {"enable_prefix_caching": True, "speculative_method": method, "engine": engine}
+    run = serve(3, 0.7, answers, blocks=18, tokens=40, **settings)
+    assert run.failure == ""
+    assert run.limits.lookahead_tokens == 3
+    assert run.result.requests.preemptions.sum() > 0
+    for row, prompt in enumerate(few.prompt_tokens.tolist()):
+        assert run.outputs[row].tolist() == answers[row][prompt:].tolist()
+
+
 def test_with_noise_for_drafts_as_many_count_as_are_drawn(serve: Callable[..., MeasuredRun], few: Workload) -> None:
     run = serve(3, 0.7)
     for row, (prompt, output) in enumerate(zip(few.prompt_tokens.tolist(), few.output_tokens.tolist(), strict=True)):
