@@ -9,7 +9,7 @@ import pytest
 from simkit.engine.dialect import dialect_of
 from simkit.engine.recording import read_recording, replay
 from simkit.engine.settings import EngineSettings
-from simkit.engine.state import PAD_BEHIND_HIT, PAD_BESIDE, PAD_NOBODY, PAD_OR_WAIT
+from simkit.engine.state import DROP_BY_KIND, PAD_BEHIND_HIT, PAD_BESIDE, PAD_NOBODY, PAD_OR_WAIT
 from simkit.errors import InputError
 
 OWN = Path(__file__).parent / "recordings"
@@ -102,6 +102,11 @@ def test_a_recording_of_any_version_is_replayed(tmp_path: Path, version: str) ->
         ({"kv_connector": "x"}, {}, "config.kv_connector: unknown key"),
         ({"num_speculative_tokens": 3}, {}, "num_speculative_tokens=3 needs acceptance"),
         ({"num_speculative_tokens": 3, "acceptance": 0.5, "async_scheduling": True}, {}, "without async_scheduling"),
+        (
+            {"num_speculative_tokens": 3, "acceptance": 0.5, "speculative_method": "mind"},
+            {},
+            "speculative_method='mind'",
+        ),
         ({"enable_chunked_prefill": False}, {}, "without chunked prefill"),
         ({"prefix_cache_retention_interval": 6}, {}, "no multiple of block_size=4"),
         ({}, {"segs": []}, "requests.0.segs="),
@@ -143,6 +148,7 @@ def test_rules_begin_with_the_version_that_has_them() -> None:
     for minor in range(16, 34):
         rules = dialect_of(f"vllm-0.{minor}")._asdict()
         assert rules.pop("draft_padding") == padding.get(minor, PAD_NOBODY if minor < 25 else PAD_BEHIND_HIT)
+        assert rules.pop("hit_drop") == DROP_BY_KIND + sum(minor >= first for first in (20, 30, 32))
         assert rules == {rule: minor >= first for rule, first in since.items()}
 
 
