@@ -167,7 +167,6 @@ DRAFTS: list[Mutant] = [
     ("actions.py", "                progress[request].empty = drafted\n", "                pass\n"),
     ("commit.py", "                progress.placeholders -= samples\n", "                progress.placeholders -= 1\n"),
     ("commit.py", "    progress.empty = 0\n", ""),
-    ("commit.py", "    if progress.status == RUNNING:\n        progress.computed -=", "    if True:\n        progress.computed -="),
     ("windows.py", "    if limits.hit_drop >= DROP_KEEPING_ENDS:\n", "    if False:\n"),
     ("windows.py", "        or on - needed <= index < on\n", ""),
     ("windows.py", "        or (junction > 0 and junction + 1 - needed <= index <= junction)\n", ""),
