@@ -72,11 +72,15 @@ def seal_batch(r: Replica, row: int) -> None:
         samples = drafted + 1 if 0 <= drafted <= r.limits.speculative_tokens else 0
         if samples > 1 and progress[request].phase != DECODE:
             # empty drafts: none is accepted (`drafts.padded`)
-            progress[request].computed -= drafted
-            samples = 1
+            if asynchronous(r):
+                progress[request].empty = drafted
+            else:
+                progress[request].computed -= drafted
+                samples = 1
         r.entries[row, k].samples = samples
         if samples > 0 and asynchronous(r):
-            progress[request].placeholders += 1
+            # one for each draft, too: which are accepted is not known yet (vLLM AsyncScheduler._update_after_schedule)
+            progress[request].placeholders += samples
 
 
 @inlined
@@ -219,7 +223,9 @@ def preempt(r: Replica, row: int, victim: int) -> tuple[int, int]:
     release(r.limits, r.pool, r.progress, victim)
     r.progress[victim].status = PREEMPTED
     r.progress[victim].preemptions += 1
-    r.ledger[victim].redo_until = max(r.ledger[victim].redo_until, r.progress[victim].computed)
+    # of drafts in flight who knows what will be accepted
+    computed = min(r.progress[victim].computed, r.progress[victim].known)
+    r.ledger[victim].redo_until = max(r.ledger[victim].redo_until, computed)
     if r.limits.swap_block_ns == 0:
         r.progress[victim].computed = 0
     r.progress[victim].placeholders = 0

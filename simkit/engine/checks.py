@@ -157,7 +157,8 @@ class Checker:
         asked, then = r.requests[request], self._progress[request]
         known = int(asked["prompt"]) if then["status"] == PENDING else int(then["known"])
         placeholders = int(then["placeholders"]) if ran else 0
-        if known + placeholders >= int(asked["prompt"]) + int(asked["max_tokens"]):
+        # of the tokens in flight the one after the drafts is sure
+        if known + min(placeholders, 1) >= int(asked["prompt"]) + int(asked["max_tokens"]):
             return 0  # its last token is in flight
         due = known + placeholders - before
         last = r.limits.max_model_len - 1
@@ -207,7 +208,7 @@ class Checker:
             start = int(then["computed"]) if stayed else begun.get(request, int(now["computed"]))
             end = start + given.get(request, 0)
             if r.limits.speculative_tokens > 0 and delivered > 0:
-                end = int(now["known"]) - 1
+                end = int(now["known"]) + int(now["placeholders"]) - 1
             if int(now["computed"]) != end:
                 raise Violation(ACCOUNTED, step, request, f"stands at {now['computed']}, not {end}")
 

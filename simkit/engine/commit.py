@@ -50,7 +50,7 @@ def commit(r: Replica, row: int) -> None:
         settles = asynchronous(r) or (samples > 1 and limits.registers_accepted) or limits.hashes_next_token
         if status == RUNNING and settles:
             if asynchronous(r):
-                progress.placeholders -= 1
+                progress.placeholders -= samples
             if limits.prefix_caching:
                 # drafts accepted beyond a request's end are no tokens of it
                 register_full_blocks(r, request, min(progress.computed - progress.placeholders, progress.known - 1))
@@ -65,8 +65,14 @@ def commit(r: Replica, row: int) -> None:
 @inlined
 def _accepted(r: Replica, request: int, drafted: int) -> int:
     """How many of the drafts that were checked are accepted; what was computed for the others is void."""
-    accepted = accepted_drafts(r.limits, int(request), int(r.progress[request].known), drafted)
-    r.progress[request].computed -= drafted - accepted
+    progress = r.progress[request]
+    accepted = 0
+    if progress.empty == 0:
+        accepted = accepted_drafts(r.limits, int(request), int(progress.known), drafted)
+    progress.empty = 0
+    # who was preempted meanwhile has lost all that was computed (vLLM Scheduler.update_from_output)
+    if progress.status == RUNNING:
+        progress.computed -= drafted - accepted
     return accepted
 
 

@@ -101,13 +101,13 @@ def windowed_history(seed: int, caching: bool | None = None, whole: bool = False
 
 
 def drafted_history(seed: int, caching: bool | None = None) -> History:
-    """The same, one step at a time, of some kind of draft by the rules of some vLLM version."""
+    """The same, of some kind of draft by the rules of some vLLM version."""
     rng = np.random.default_rng([seed, 3])
     plain = windowed_history(seed, caching, whole=True) if rng.random() < 0.4 else random_history(seed, caching)
     dialect = dialect_of(f"vllm-0.{int(rng.integers(FIRST_MINOR, LAST_MINOR + 1))}")
     method = METHODS[int(rng.integers(0, len(METHODS)))]
     limits = plain.limits._replace(
-        pipeline_depth=1,
+        pipeline_depth=1 if method == "ngram" else plain.limits.pipeline_depth,
         speculative_tokens=int(rng.integers(1, 6)),
         acceptance=float(rng.choice([0.0, 0.3, 0.6, 0.9, 1.0])),
         acceptance_seed=seed,

@@ -259,8 +259,6 @@ def hit_in_groups(r: Replica, request: int, tokens: int) -> tuple[int, int, int]
             hits += 1
         hits = max(0, hits - drop)
         tokens = hits * limits.block_size
-    elif limits.hit_drop == DROP_BY_KIND and several:
-        return 0, 0, 0
     whole = hits
     most = hits if limits.hit_drop == DROP_BY_KIND else min(hits + drop, last)
     if limits.chunked_window:

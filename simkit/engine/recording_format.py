@@ -97,11 +97,10 @@ class RecordedConfig(_Row):
                 f"max_num_batched_tokens={self.max_num_batched_tokens} is less than max_model_len="
                 f"{self.max_model_len} without chunked prefill"
             )
-        if self.num_speculative_tokens > 0 and (self.acceptance is None or self.async_scheduling):
-            raise ValueError(
-                f"num_speculative_tokens={self.num_speculative_tokens} needs acceptance, and goes without "
-                "async_scheduling"
-            )
+        if self.num_speculative_tokens > 0 and self.acceptance is None:
+            raise ValueError(f"num_speculative_tokens={self.num_speculative_tokens} needs acceptance")
+        if self.num_speculative_tokens > 0 and self.async_scheduling and self.speculative_method == "ngram":
+            raise ValueError("speculative_method=ngram goes without async_scheduling")
         if (self.prefix_cache_retention_interval or 0) % self.block_size > 0:
             raise ValueError(
                 f"prefix_cache_retention_interval={self.prefix_cache_retention_interval} is no multiple of "

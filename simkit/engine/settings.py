@@ -174,10 +174,11 @@ class EngineSettings(BaseModel):
                 f"deployment.engine.speculative_tokens={self.speculative_tokens}: acceptance is missing; "
                 "give the chance, 0 to 1, that a draft is accepted"
             )
-        elif self.async_scheduling:
+        elif self.async_scheduling and self.speculative_method == "ngram":
+            # vLLM VllmConfig.__post_init__: their drafts are looked up on the host, in tokens that it must have
             raise InputError(
-                f"deployment.engine.speculative_tokens={self.speculative_tokens}: not with asynchronous scheduling; "
-                "set async_scheduling: false"
+                f"deployment.engine.speculative_tokens={self.speculative_tokens}: not with asynchronous scheduling by "
+                "ngram; set async_scheduling: false, or another speculative_method"
             )
 
     def limits(

@@ -85,10 +85,9 @@ def records(shape: int | tuple[int, ...], kind: np.dtype[np.void]) -> Records:
 # also alone, behind a prefix that was found (vLLM >= 0.30)
 PAD_NOBODY, PAD_OR_WAIT, PAD_BESIDE, PAD_BEHIND_HIT = range(4)
 
-# a prefix that was found keeps all its blocks, or gives up its last for the draft to read again. Where layers see
-# windows: each kind gives up one of what the others left, until nothing is left (vLLM < 0.20); all give up the same
-# (0.20), which windows keep cached for a prompt that comes again and for one that goes on (0.30); that one may be the
-# prompt's last (0.32)
+# a prefix that was found keeps all its blocks, or gives up its last for the draft to read again. Layers with windows
+# give up one of what the others left (vLLM < 0.20); all give up the same (0.20), which windows keep cached for a prompt
+# that comes again and for one that goes on (0.30); that one may be the prompt's last (0.32)
 KEEP_HIT, DROP_BY_KIND, DROP_ONCE, DROP_KEEPING_ENDS, DROP_FROM_END = range(5)
 
 
@@ -137,6 +136,7 @@ PROGRESS = np.dtype(
         ("ends_at", np.int32),  # and all that it will
         ("status", np.int8),
         ("phase", np.int8),  # of its life, for the ledger
+        ("empty", np.int8),  # drafts that its step in flight checks for nothing; only with asynchronous scheduling
         ("findable", np.int8),  # 1: blocks with content of its own are in the map of content; 0: they are kept off it
     ],
     align=True,

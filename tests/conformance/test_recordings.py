@@ -9,7 +9,7 @@ import pytest
 from simkit.engine.dialect import dialect_of
 from simkit.engine.recording import read_recording, replay
 from simkit.engine.settings import EngineSettings
-from simkit.engine.state import PAD_BEHIND_HIT, PAD_BESIDE, PAD_NOBODY, PAD_OR_WAIT
+from simkit.engine.state import DROP_BY_KIND, PAD_BEHIND_HIT, PAD_BESIDE, PAD_NOBODY, PAD_OR_WAIT
 from simkit.errors import InputError
 
 OWN = Path(__file__).parent / "recordings"
@@ -102,6 +102,11 @@ def test_a_recording_of_any_version_is_replayed(tmp_path: Path, version: str) ->
         ({"kv_connector": "x"}, {}, "config.kv_connector: unknown key"),
         ({"num_speculative_tokens": 3}, {}, "num_speculative_tokens=3 needs acceptance"),
         ({"num_speculative_tokens": 3, "acceptance": 0.5, "async_scheduling": True}, {}, "without async_scheduling"),
+        (
+            {"num_speculative_tokens": 3, "acceptance": 0.5, "speculative_method": "mind"},
+            {},
+            "speculative_method='mind'",
+        ),
         ({"enable_chunked_prefill": False}, {}, "without chunked prefill"),
         ({"prefix_cache_retention_interval": 6}, {}, "no multiple of block_size=4"),
         ({}, {"segs": []}, "requests.0.segs="),
@@ -143,6 +148,7 @@ def test_rules_begin_with_the_version_that_has_them() -> None:
     for minor in range(16, 34):
         rules = dialect_of(f"vllm-0.{minor}")._asdict()
         assert rules.pop("draft_padding") == padding.get(minor, PAD_NOBODY if minor < 25 else PAD_BEHIND_HIT)
+        assert rules.pop("hit_drop") == DROP_BY_KIND + sum(minor >= first for first in (20, 30, 32))
         assert rules == {rule: minor >= first for rule, first in since.items()}
 
 
@@ -151,6 +157,9 @@ def test_rules_begin_with_the_version_that_has_them() -> None:
     [
         ("v0.28.0-s00046", (24,)), ("v0.29.0-s01111", (28,)), ("v0.30.0-s00015", (29, 28)),
         ("v0.32.0-s00113", (33,)), ("v0.33.0-s00113", (32,)), ("v0.33.0-s00101", (32,)),
+        ("v0.16.0-da00139", (17,)), ("v0.17.1-d00147", (16,)), ("v0.19.1-dx00027", (20,)), ("v0.22.1-d00131", (23,)),
+        ("v0.23.0-d00202", (22,)), ("v0.25.1-dw01065", (24,)), ("v0.28.0-d00147", (27,)), ("v0.29.0-dx00087", (30,)),
+        ("v0.31.0-dx00045", (32,)), ("v0.32.0-dx00066", (31, 33)), ("v0.33.0-daw00026", (32,)),
     ],
 )  # fmt: skip
 def test_a_release_drafts_by_its_own_rules(name: str, others: tuple[int, ...]) -> None:
@@ -158,6 +167,20 @@ def test_a_release_drafts_by_its_own_rules(name: str, others: tuple[int, ...]) -
     assert recording.config["num_speculative_tokens"]
     for minor in others:
         assert replay(recording, f"vllm-0.{minor}") is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("v0.16.0-da00139", ("eagle",)), ("v0.23.0-d00202", ("ngram", "eagle")), ("v0.22.1-d00131", ("draft_model",)),
+        ("v0.28.0-d00147", ("ngram", "mtp")), ("v0.33.0-d00053", ("ngram", "draft_model")),
+    ],
+)  # fmt: skip
+def test_kinds_of_drafts_are_told_apart(name: str, others: tuple[str, ...]) -> None:
+    recording = read_recording(OWN / f"{name}.jsonl.gz")
+    for other in others:
+        recording.config["speculative_method"] = other
+        assert replay(recording) is not None
 
 
 @pytest.mark.parametrize("setting", ["max_num_active_seqs", "long_prefill_token_threshold_adaptive"])

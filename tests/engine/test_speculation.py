@@ -42,11 +42,12 @@ def served(workload: Workload, rules: Limits, **times: float) -> RunResult:
     return simulate(workload, rules, constant_tables(256, 8, **times), 2000)
 
 
+@pytest.mark.parametrize("settings", [{}, {"speculative_method": "eagle", "async_scheduling": True}])
 @pytest.mark.parametrize(("k", "acceptance"), [(1, 0.7), (3, 0.8), (4, 0.5), (7, 0.9), (3, 0.0), (3, 1.0)])
-def test_tokens_a_step_match_the_closed_form(k: int, acceptance: float) -> None:
+def test_tokens_a_step_match_the_closed_form(k: int, acceptance: float, settings: dict[str, object]) -> None:
     """(1 - a^(k+1)) / (1 - a), Leviathan et al. 2023, equation 1."""
     output = 18_000
-    result = served(one(output), limits(k, acceptance))
+    result = served(one(output), limits(k, acceptance, **settings))
     expected = k + 1.0 if acceptance == 1.0 else (1 - acceptance ** (k + 1)) / (1 - acceptance)
     # the first token is the prompt's
     tokens_a_step = (output - 1) / (result.steps - 1)

@@ -45,7 +45,7 @@ ACTIONS: list[Mutant] = [
     ("actions.py", "    r.progress[victim].placeholders = 0\n", ""),
     ("actions.py", "    enqueue(r, victim, True)\n", "    enqueue(r, victim, False)\n"),
     ("actions.py", "    release(r.limits, r.pool, r.progress, victim)\n", "    release(r.limits, r.pool, r.progress, victim)\n    r.progress[victim].known = r.requests[victim].prompt\n"),
-    ("actions.py", "r.ledger[victim].redo_until = max(r.ledger[victim].redo_until, r.progress[victim].computed)", "r.ledger[victim].redo_until = 0"),
+    ("actions.py", "r.ledger[victim].redo_until = max(r.ledger[victim].redo_until, computed)", "r.ledger[victim].redo_until = 0"),
     ("actions.py", "            refund = int(r.entries[row, k].tokens)\n", "            refund = 0\n"),
     ("actions.py", "                r.entries[row, j].before = r.entries[row, j + 1].before\n", ""),
     ("actions.py", "if urgency(r, head(r)) < urgency(r, victim):", "if urgency(r, head(r)) <= urgency(r, victim):"),
@@ -159,10 +159,14 @@ DRAFTS: list[Mutant] = [
     ("prefix.py", "        hits = max(0, hits - drop)\n        tokens =", "        tokens ="),
     ("prefix.py", "        hits = max(0, hits - drop)\n    behind =", "    behind ="),
     ("prefix.py", "needed = blocks_for_hit(limits) + drop", "needed = blocks_for_hit(limits)"),
-    ("prefix.py", "        return 0, 0, 0\n", "        pass\n"),
     ("prefix.py", "most = hits if limits.hit_drop == DROP_BY_KIND else min(hits + drop, last)", "most = hits"),
     ("prefix.py", "limits.hit_drop == DROP_FROM_END and several else 0", "limits.hit_drop == DROP_FROM_END else 0"),
     ("prefix.py", "(1 if limits.hit_drop == DROP_FROM_END and several else 0)", "0"),
+    ("actions.py", "            progress[request].placeholders += samples\n", "            progress[request].placeholders += 1\n"),
+    ("actions.py", "computed = min(r.progress[victim].computed, r.progress[victim].known)", "computed = r.progress[victim].computed"),
+    ("actions.py", "                progress[request].empty = drafted\n", "                pass\n"),
+    ("commit.py", "                progress.placeholders -= samples\n", "                progress.placeholders -= 1\n"),
+    ("commit.py", "    progress.empty = 0\n", ""),
     ("windows.py", "    if limits.hit_drop >= DROP_KEEPING_ENDS:\n", "    if False:\n"),
     ("windows.py", "        or on - needed <= index < on\n", ""),
     ("windows.py", "        or (junction > 0 and junction + 1 - needed <= index <= junction)\n", ""),
@@ -170,7 +174,7 @@ DRAFTS: list[Mutant] = [
 ]  # fmt: skip
 
 AFTER: list[Mutant] = [
-    ("commit.py", "            if asynchronous(r):\n                progress.placeholders -= 1\n", ""),
+    ("commit.py", "            if asynchronous(r):\n                progress.placeholders -= samples\n", ""),
     ("commit.py", "min(progress.computed - progress.placeholders, progress.known - 1)", "progress.computed - progress.placeholders"),
     ("commit.py", "(samples > 1 and limits.registers_accepted)", "samples > 1"),
     ("drafts.py", "r.progress[request].phase == DECODE:", "r.progress[request].known > r.progress[request].prompt:"),
