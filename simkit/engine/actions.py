@@ -11,7 +11,7 @@ from simkit.engine.blocks import (
     take_slot,
 )
 from simkit.engine.ordering import more_urgent, serve_input, urgency
-from simkit.engine.prefix import block_key, cached_block, hashed_tokens, make_findable, register_full_blocks
+from simkit.engine.prefix import block_key, cached_block, make_findable, register_full_blocks
 from simkit.engine.ring import asynchronous, ring_row
 from simkit.engine.state import (
     ADMITTED,
@@ -113,7 +113,7 @@ def _hold_up_to(r: Replica, request: int, tokens: int, slots: int) -> bool:
         hold_new(r.limits, r.pool, r.progress, request, new)
     if r.limits.prefix_caching:
         # registered before it is executed, so that later requests of this very step hit (vLLM allocate_slots)
-        register_full_blocks(r, request, min(tokens, hashed_tokens(r, request)))
+        register_full_blocks(r, request, min(tokens, r.progress[request].known))
     return True
 
 

@@ -47,8 +47,8 @@ def commit(r: Replica, row: int) -> None:
             over = _deliver_next(r, now, request)
         else:
             over = _deliver_all(r, now, request, _accepted(r, request, int(samples) - 1) + 1)
-        settles = asynchronous(r) or (samples > 1 and limits.registers_accepted) or limits.hashes_next_token
-        if status == RUNNING and settles:
+        settles = (samples > 1 and limits.registers_accepted) or limits.hashes_next_token
+        if status == RUNNING and (asynchronous(r) or settles):
             if asynchronous(r):
                 progress.placeholders -= samples
             if limits.prefix_caching:

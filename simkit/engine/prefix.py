@@ -168,20 +168,15 @@ def longest_hit(r: Replica, request: int) -> tuple[int, int]:
 
 
 @inlined
-def hashed_tokens(r: Replica, request: int) -> int:
-    """Leading tokens of a request whose whole blocks have a hash: it may cover the token after them, too, whose KV of
-    the draft's goes with theirs (vLLM >= 0.33 get_request_block_hasher).
-    """
-    return int(r.progress[request].known) - (1 if r.limits.hashes_next_token else 0)
-
-
-@inlined
 def register_full_blocks(r: Replica, request: int, tokens: int) -> None:
     """Offer every block that the first `tokens` tokens of a request fill and that is not offered yet."""
     size = r.limits.block_size
     index = int(r.progress[request].hashed)
     # runs once a token: multiplied, because a division takes as long as the rest of the turn
     while (index + 1) * size <= tokens:
+        # a draft's KV of its last token depends on the next, so that has to be known (vLLM get_request_block_hasher)
+        if r.limits.hashes_next_token and (index + 1) * size >= r.progress[request].known:
+            break
         if r.pool.counts[NAMED] == 0:
             index += 1
             continue

@@ -17,7 +17,8 @@ from simkit.engine.waiting import can_set_aside, head, put_back, set_aside
 def schedule(r: Replica, row: int) -> None:
     """Serve running requests, then, if nobody was preempted, admit waiting ones."""
     threshold = _long_prefill_cap(r)
-    budget = _schedule_running(r, row, threshold, r.limits.max_num_batched_tokens - r.limits.draft_reserve)
+    kept = r.limits.draft_reserve + r.limits.draft_slots
+    budget = _schedule_running(r, row, threshold, r.limits.max_num_batched_tokens - kept)
     # a step that preempted admits nobody (vLLM scheduler, waiting loop)
     if r.at[PREEMPTED_NOW] == 0:
         _schedule_waiting(r, row, threshold, budget)
@@ -40,12 +41,13 @@ def _long_prefill_cap(r: Replica) -> int:
 def _schedule_running(r: Replica, row: int, threshold: int, budget: int) -> int:
     """Give running requests, in order of admission, what they are due; returns the budget left.
 
+    The budget is what the next request may get: where a draft reads more tokens of it, those are kept back already.
     Decodes do not go before prefill chunks: a running prefill takes the whole remaining budget.
     """
     at = r.at
     slots = r.limits.draft_slots
     i = 0
-    while i < at[RUNNING_COUNT] and budget > slots:
+    while i < at[RUNNING_COUNT] and budget > 0:
         request = r.running[i]
         progress = r.progress[request]
         computed = progress.computed
@@ -59,7 +61,7 @@ def _schedule_running(r: Replica, row: int, threshold: int, budget: int) -> int:
             due += drafts_of(r, request)
         if 0 < threshold < due:
             due = threshold
-        due = min(due, budget - slots, r.limits.max_model_len - computed - 1)
+        due = min(due, budget, r.limits.max_model_len - computed - 1)
         if due <= 0:
             i += 1
             continue
@@ -96,7 +98,7 @@ def _schedule_waiting(r: Replica, row: int, threshold: int, budget: int) -> None
     at = r.at
     slots = r.limits.draft_slots
     aside = 0
-    while budget > slots and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] < r.limits.max_running:
+    while budget > 0 and at[WAITING_COUNT] > 0 and at[RUNNING_COUNT] < r.limits.max_running:
         request = head(r)
         # its token is still on its way through the pipeline: the next overtakes it (vLLM 0.27 to 0.33, waiting loop)
         if r.limits.stages > 1 and in_flight(r, request):
@@ -109,14 +111,14 @@ def _schedule_waiting(r: Replica, row: int, threshold: int, budget: int) -> None
         if r.limits.prefix_caching:
             hits, idle = longest_hit(r, request)
         hit = hits * r.limits.block_size
-        due = padded(r, row, hit, progress[request].known - hit, budget - slots)
+        due = padded(r, row, hit, progress[request].known - hit, budget)
         if due == 0:
             break
         if 0 < threshold < due:
             due = threshold
-        if not r.limits.chunked_prefill and due > budget - slots:
+        if not r.limits.chunked_prefill and due > budget:
             break
-        due = min(due, budget - slots)
+        due = min(due, budget)
         if not fits(r, request, hit + due, hits, idle):
             break
         admit(r, request, hits, hit + due)

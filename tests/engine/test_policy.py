@@ -100,7 +100,7 @@ TWICE = (
     "        r.entries[row, 1:2] = r.entries[row, 0:1]\n"
     "        r.batches[row].length = 2\n    # a step that"
 )
-BUDGET = "r.limits.max_num_batched_tokens - r.limits.draft_reserve)\n    # a"
+BUDGET = "r.limits.max_num_batched_tokens - kept)\n    # a"
 MORE_BUDGET = BUDGET.replace(")", " + 9)")
 
 
