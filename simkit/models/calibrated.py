@@ -86,12 +86,25 @@ def calibrated_tables(
     law = calibrated_law(arch, device, layout, weights, laws or found[0], engine or engine_law(), sampling)
     sizes = sizes or TableSizes()
     tables = step_tables(law, arch, layout, sizes, weights, kv)
+    return as_cut(tables, arch, device, layout, kv, sizes, laws or found[0])
+
+
+def as_cut(
+    tables: StepTables,
+    arch: Architecture,
+    device: Device,
+    layout: Layout,
+    kv: Precision,
+    sizes: TableSizes,
+    laws: DeviceLaws,
+) -> StepTables:
+    """The tables of an architecture where a kernel cuts all contexts of a batch alike; elsewhere as they are."""
     if not cuts_batches_alike(device, kv):
         return tables
     longest = sizes.max_model_len or arch.max_context_tokens
     alone = alone_ns(arch, layout, device, sizes.max_num_seqs, longest, sizes.captures())
     # the longest request's kernels start and end as everybody's do, which `decode_ns` counts
-    start_ns = (laws or found[0]).attention_decode.fixed_us * 1e3 * full_attention_layers(arch)
+    start_ns = laws.attention_decode.fixed_us * 1e3 * full_attention_layers(arch)
     return tables._replace(
         decode_ns=_at_least_whole(tables.decode_ns, arch, layout, False),
         decode_window_ns=_at_least_whole(tables.decode_window_ns, arch, layout, True),

@@ -83,13 +83,18 @@ def catalog_entry(name: str) -> CatalogEntry:
     return _entries()[short]
 
 
+def is_bundled(name: str) -> bool:
+    """Whether a bundled model is called so."""
+    return name.strip().lower() in _names()
+
+
 def load_model(name_or_path: str) -> Architecture:
     """The architecture of a bundled model by name, or of a Hugging Face config.json by path (the file or its folder).
 
     Raises:
         InputError: the name is unknown, or the file is not understood.
     """
-    if name_or_path.strip().lower() in _names():
+    if is_bundled(name_or_path):
         return catalog_entry(name_or_path).architecture
     path = Path(name_or_path).expanduser()
     if name_or_path.endswith(".json") or path.exists():

@@ -65,13 +65,18 @@ def read_config(path: Path) -> Architecture:
     Raises:
         InputError: the file cannot be read, is too large, is not JSON, or is not understood.
     """
-    if path.is_dir():
-        path = path / "config.json"
-    architecture = architecture_from_config(_object_in(path), str(path))
+    path = config_path(path)
+    architecture = architecture_from_config(object_in(path), str(path))
     return replace(architecture, name=called(path), samples_truncated=_samples_truncated(path.parent))
 
 
-def _object_in(path: Path) -> dict[str, object]:
+def config_path(path: Path) -> Path:
+    """The config.json of a model folder; a file is itself."""
+    return path / "config.json" if path.is_dir() else path
+
+
+def object_in(path: Path) -> dict[str, object]:
+    """The JSON object in a file; InputError where it cannot be read, is too large, or holds something else."""
     raw = read_bounded(path, LARGEST_CONFIG_BYTES, "give a config.json or its folder")
     try:
         config = json.loads(raw.decode("utf-8-sig"))
@@ -89,7 +94,7 @@ def _samples_truncated(folder: Path) -> bool:
     path = folder / "generation_config.json"
     if not path.is_file():
         return False
-    told = _object_in(path)
+    told = object_in(path)
     top_p, top_k = told.get("top_p"), told.get("top_k")
     return (isinstance(top_p, int | float) and 0 < top_p < 1) or (isinstance(top_k, int) and top_k > 0)
 

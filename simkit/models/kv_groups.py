@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.models.architecture import Architecture, GroupedAttention
+from simkit.models.architecture import Architecture, GroupedAttention, Layer
 from simkit.models.layout import Layout, layer_kv_bytes_per_token, stage_layers
 from simkit.models.precision import Precision
 
@@ -65,22 +65,29 @@ class KvGroups:
 PLAIN = KvGroups()
 
 
-def kv_groups(arch: Architecture, padding_ratio: float = 1.5) -> KvGroups:
+def kv_groups(arch: Architecture, padding_ratio: float = 1.5, draft: tuple[Layer, ...] = ()) -> KvGroups:
     """The groups that vLLM deals a model's layers to; PLAIN where it sees no window, or where this is not modelled.
+
+    A draft's layers are dealt with the others (vLLM get_kv_cache_spec: all that have KV); where they are of another
+    size, they are taken to join a group that keeps everything.
 
     `padding_ratio`: with less than so many times more layers of one kind than of the other, a group holds all layers of
     the larger kind; else as many as the smaller kind has (vLLM _get_kv_cache_groups_uniform_page_size; 1.25 until 0.17).
 
     Not modelled, and charged in full: windows of different sizes, layers of different KV bytes a token, latent attention.
     """
-    reaches = [(layer.attention.window_tokens, layer.attention.chunked) for layer in arch.layers]
-    windows = {reach for reach in reaches if reach[0] is not None}
     pages = {layer_kv_bytes_per_token(layer, 1) for layer in arch.layers}
-    grouped = all(isinstance(layer.attention, GroupedAttention) for layer in arch.layers)
+    alike = len(pages) == 1 and all(layer_kv_bytes_per_token(layer, 1) in pages for layer in draft)
+    layers = arch.layers + (draft if alike else ())
+    reaches = [(layer.attention.window_tokens, layer.attention.chunked) for layer in layers]
+    windows = {reach for reach in reaches if reach[0] is not None}
+    grouped = all(isinstance(layer.attention, GroupedAttention) for layer in layers)
     if len(windows) != 1 or len(pages) > 1 or not grouped:
         return PLAIN
     ((window_tokens, chunked),) = windows
     assert window_tokens is not None
+    if not alike and all(reach[0] is not None for reach in reaches):
+        return PLAIN  # no group that a draft's layers could join
     seeing = sum(reach[0] is not None for reach in reaches)
     kinds = [count for count in (seeing, len(reaches) - seeing) if count]
     size = max(kinds) if max(kinds) < min(kinds) * padding_ratio else min(kinds)
@@ -93,12 +100,19 @@ def kv_groups(arch: Architecture, padding_ratio: float = 1.5) -> KvGroups:
     )
 
 
-def block_token_bytes(arch: Architecture, groups: KvGroups, layout: Layout, kv: Precision) -> list[int]:
-    """Bytes that a token of a block takes on one GPU of each pipeline stage: in the layers of the stage's largest group."""
+def block_token_bytes(
+    arch: Architecture, groups: KvGroups, layout: Layout, kv: Precision, draft: tuple[Layer, ...] = ()
+) -> list[int]:
+    """Bytes that a token of a block takes on one GPU of each pipeline stage: in the layers of the stage's largest group.
+
+    A draft's layers are on the last stage.
+    """
     found = []
+    stages = stage_layers(arch, layout.pipeline)
+    stages[-1] += draft
     # a kind's layers go to its groups in turn, so that every stage has about as many of each (vLLM layers[i::groups])
     dealt = {False: 0, True: 0}
-    for stage in stage_layers(arch, layout.pipeline):
+    for stage in stages:
         sizes: Counter[tuple[bool, int]] = Counter()
         for layer in stage:
             windowed = groups != PLAIN and layer.attention.window_tokens is not None

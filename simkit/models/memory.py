@@ -11,6 +11,7 @@ from simkit.errors import InputError
 from simkit.models.activation import peak_bytes
 from simkit.models.architecture import Architecture
 from simkit.models.captures import default_capture_sizes
+from simkit.models.draft import Draft
 from simkit.models.device import Device, known_devices, load_device
 from simkit.models.kv_groups import PLAIN, KvGroups, block_token_bytes, longest_held
 from simkit.models.layout import Layout, check_layout, fitting_tensor_sizes
@@ -47,6 +48,7 @@ class MemoryPlan:
     max_model_len: int
     groups: KvGroups = PLAIN  # of layers: one block holds `block_size` tokens of the layers of one group
     in_flight_tokens: int = 0  # beside its window, whose blocks a request may hold
+    draft_bytes: int = 0  # weights of what proposes tokens, which it does not share with the model
 
     @property
     def kv_tokens(self) -> int:
@@ -77,13 +79,14 @@ class MemoryPlan:
         """(name, bytes) for printing: up to "less than a block" they sum to the requested memory, all to the total."""
         inside = [
             ("weights", self.weight_bytes),
+            *([("draft weights", self.draft_bytes)] if self.draft_bytes else []),
             ("activation peak", self.activation_bytes),
             ("CUDA context", self.context_bytes),
             ("collectives", self.collective_bytes),
             ("KV cache", self.kv_bytes),
         ]
         if self.graphs_counted:
-            inside.insert(4, ("CUDA graphs", self.graph_bytes))
+            inside.insert(-1, ("CUDA graphs", self.graph_bytes))
         inside.append(("less than a block", self.requested_bytes - sum(size for _, size in inside)))
         outside = [] if self.graphs_counted else [("CUDA graphs (not counted)", self.graph_bytes)]
         outside.append(("left to others", self.total_bytes - self.requested_bytes - sum(size for _, size in outside)))
@@ -106,6 +109,7 @@ def plan_memory(
     graphs_counted: bool = True,
     groups: KvGroups = PLAIN,
     in_flight_tokens: int | None = None,
+    draft: Draft | None = None,
 ) -> MemoryPlan:
     """The memory of one GPU, and the KV blocks that fit.
 
@@ -128,6 +132,7 @@ def plan_memory(
             its full context, those that see a window too.
         in_flight_tokens: tokens scheduled and not settled at most, which a request's windows hold beside themselves;
             None: `max_num_batched_tokens`.
+        draft: what proposes tokens for this model to check: its weights, and its layers' KV in the same blocks.
 
     Raises:
         InputError: a parameter is out of range, the layout is impossible, or the KV cache would not hold one request of
@@ -159,6 +164,7 @@ def plan_memory(
         graphs_counted,
         groups,
         max_num_batched_tokens if in_flight_tokens is None else in_flight_tokens,
+        draft,
     )
     plan = _plan(request)
     if plan.longest_tokens < max_model_len:
@@ -189,6 +195,7 @@ class _Request:
     graphs_counted: bool
     groups: KvGroups
     in_flight_tokens: int
+    draft: Draft | None
 
 
 def _plan(request: _Request) -> MemoryPlan:
@@ -198,9 +205,12 @@ def _plan(request: _Request) -> MemoryPlan:
     activation = peak_bytes(arch, layout, request.max_num_batched_tokens, request.max_num_seqs)
     sizes = len(request.capture_sizes)
     plans = []
-    for token_bytes, stage_weights in zip(
-        block_token_bytes(arch, request.groups, layout, request.kv),
+    draft = request.draft
+    of_drafts = [0] * (layout.pipeline - 1) + [0 if draft is None else draft.weight_bytes(layout)]
+    for token_bytes, stage_weights, draft_bytes in zip(
+        block_token_bytes(arch, request.groups, layout, request.kv, () if draft is None else draft.layers_beside(arch)),
         weight_bytes_per_stage(arch, layout, request.weights),
+        of_drafts,
         strict=True,
     ):
         plan = MemoryPlan(
@@ -218,6 +228,7 @@ def _plan(request: _Request) -> MemoryPlan:
             max_model_len=request.max_model_len,
             groups=request.groups,
             in_flight_tokens=request.in_flight_tokens,
+            draft_bytes=draft_bytes,
         )
         used = sum(size for name, size in plan.rows() if name not in ("less than a block", "left to others"))
         used -= 0 if request.graphs_counted else plan.graph_bytes
@@ -232,11 +243,12 @@ def _fits(request: _Request) -> bool:
 def _does_not_fit(request: _Request, plan: MemoryPlan) -> str:
     """One line: what is missing, and which single changes would make it fit."""
     name = f"{request.arch.name} on {request.device.name} ({request.layout})"
-    fixed = plan.weight_bytes + plan.activation_bytes + plan.context_bytes + plan.collective_bytes
+    weights = plan.weight_bytes + plan.draft_bytes
+    fixed = weights + plan.activation_bytes + plan.context_bytes + plan.collective_bytes
     if plan.num_blocks <= 0:
         problem = (
-            f"{name} does not fit: weights {_gib(plan.weight_bytes)} and working memory "
-            f"{_gib(fixed - plan.weight_bytes)} of {_gib(plan.requested_bytes)} usable leave no KV cache"
+            f"{name} does not fit: weights {_gib(weights)} and working memory "
+            f"{_gib(fixed - weights)} of {_gib(plan.requested_bytes)} usable leave no KV cache"
         )
     else:
         problem = f"{name}: the KV cache holds {plan.longest_tokens} tokens, less than one request of {plan.max_model_len}"

@@ -342,25 +342,33 @@ def sampling_operators(arch: Architecture, layout: Layout, rows: F64) -> list[Op
     without top-k and top-p): about 20 bytes a logit.
     """
     rows = np.asarray(rows, dtype=np.float64)
+    vocab = float(arch.vocab)
+    sampling = counted("sampling", "elementwise", 5, rows, read=12.0 * rows * vocab, written=8.0 * rows * vocab)
+    return [lm_head(arch, layout, rows), sampling, *logits_gathers(arch, layout, rows)]
+
+
+def lm_head(arch: Architecture, layout: Layout, rows: F64) -> Operator:
+    """The logits of `rows` (f64[n]) tokens, each GPU's share of the vocabulary."""
     vocab, tensor = float(arch.vocab), layout.tensor
-    weights = np.where(rows > 0, arch.hidden * vocab / tensor * 2.0, 0.0)
-    found = [
-        counted(
-            "lm_head",
-            "gemm",
-            1,
-            rows,
-            flops=2.0 * rows * arch.hidden * vocab / tensor,
-            weights=weights,
-            read=2.0 * rows * arch.hidden,
-            written=2.0 * rows * vocab / tensor,
-            group="lm_head",
-        ),
-        counted("sampling", "elementwise", 5, rows, read=12.0 * rows * vocab, written=8.0 * rows * vocab),
-    ]
-    near, nodes, whole = layout.tensor_in_node, layout.tensor_nodes, 2.0 * rows * vocab
+    return counted(
+        "lm_head",
+        "gemm",
+        1,
+        rows,
+        flops=2.0 * rows * arch.hidden * vocab / tensor,
+        weights=np.where(rows > 0, arch.hidden * vocab / tensor * 2.0, 0.0),
+        read=2.0 * rows * arch.hidden,
+        written=2.0 * rows * vocab / tensor,
+        group="lm_head",
+    )
+
+
+def logits_gathers(arch: Architecture, layout: Layout, rows: F64) -> list[Operator]:
+    """The shares of the logits of `rows` tokens come to every GPU."""
+    found = []
+    near, nodes, whole = layout.tensor_in_node, layout.tensor_nodes, 2.0 * rows * float(arch.vocab)
     if nodes > 1:  # first each GPU's share from its peers in the other nodes
-        found.append(_network(layout, "logits_gather", 1, rows, whole * (nodes - 1) / tensor))
+        found.append(_network(layout, "logits_gather", 1, rows, whole * (nodes - 1) / layout.tensor))
     if near > 1:
         found.append(counted("logits_gather", "all_gather", 1, rows, sent=whole * (near - 1) / near))
     return found

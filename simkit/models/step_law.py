@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simkit.models.architecture import Architecture
 from simkit.models.attention_operators import decode_attention, prefill_attention
@@ -12,6 +13,8 @@ from simkit.models.layout import Layout, check_layout, stage_layers
 from simkit.models.operators import F64, Operator, linear_operators, sampling_operators
 from simkit.models.precision import Precision
 from simkit.models.steptables import StepTables, grid_values
+
+I64 = NDArray[np.int64]
 
 # operators that compute the tokens of all engines that share the experts
 EXPERTS = ("experts_gate_up", "experts_down", "expert_activation", "combine")
@@ -68,7 +71,7 @@ def step_tables(
     rows = np.arange(seqs + 1, dtype=np.float64)
     batch, contexts = _axes(seqs, held)
     window = max((layer.attention.window_tokens or 0 for layer in arch.kinds), default=0)
-    sampling = _sum_ns(law, sampling_operators(arch, layout, rows), rows.shape)
+    sampling = sum_ns(law, sampling_operators(arch, layout, rows), rows.shape)
     stages = np.stack(
         [
             np.maximum.accumulate(_linear_ns(law, arch, layout, sizes, weights, kv, stage))
@@ -87,7 +90,7 @@ def step_tables(
     if layout.data > 1:
         padded = padded_tokens(np.arange(batched + 1, dtype=np.int64), sizes.captures()).astype(np.float64)
         experts = [found for found in linear_operators(arch, layout, padded, weights, kv) if found.name in EXPERTS]
-        return tables._replace(shared_linear_ns=_sum_ns(law, experts, padded.shape))
+        return tables._replace(shared_linear_ns=sum_ns(law, experts, padded.shape))
     if layout.pipeline == 1:
         return tables
     return tables._replace(stage_linear_ns=stages, stage_attention=_layer_shares(arch, layout))
@@ -125,18 +128,30 @@ def _linear_ns(
     Up to the largest capture size a graph of the next size runs; above it kernels are launched one by one, and the step
     takes at least the time of its launches.
     """
-    captures = sizes.captures()
     tokens = np.arange(sizes.max_num_batched_tokens + 1, dtype=np.int64)
+    bounded = launched_ns(
+        law,
+        lambda padded: linear_operators(arch, layout, padded, weights, kv, stage),
+        len(stage_layers(arch, layout.pipeline)[stage]),
+        tokens,
+        sizes,
+    )
+    # later stages prepare a step while the first computes it
+    return np.where(tokens > 0, bounded + (law.gap_ns if stage == 0 else 0.0), 0.0)
+
+
+def launched_ns(
+    law: StepLaw, operators_of: Callable[[F64], list[Operator]], layers: int, tokens: I64, sizes: TableSizes
+) -> F64:
+    """A pass over `tokens` (i64[n]) tokens: `operators_of` so many, padded, and the attention of `layers` to launch."""
+    captures = sizes.captures()
     padded = padded_tokens(tokens, captures)
-    operators = linear_operators(arch, layout, padded.astype(np.float64), weights, kv, stage)
-    total = _sum_ns(law, operators, padded.shape)
-    layers = len(stage_layers(arch, layout.pipeline)[stage])
+    operators = operators_of(padded.astype(np.float64))
+    total = sum_ns(law, operators, padded.shape)
     launches = sum(operator.launches for operator in operators) + layers
     eager = (tokens > max(captures, default=0)) & (tokens > 0)
     launch_ns = law.eager_launch_ns if sizes.enforce_eager else law.launch_ns
-    bounded = np.where(eager, np.maximum(total, launches * launch_ns), total)
-    # later stages prepare a step while the first computes it
-    return np.where(tokens > 0, bounded + (law.gap_ns if stage == 0 else 0.0), 0.0)
+    return np.where(eager, np.maximum(total, launches * launch_ns), total)
 
 
 def decode_ns(
@@ -144,17 +159,18 @@ def decode_ns(
 ) -> F64:
     """Attention of `requests` decodes over `contexts` tokens in sum, of the layers with or without a window; in ns."""
     operators = decode_attention(arch, layout, requests, contexts, windowed, kv)
-    return np.where(requests > 0, _sum_ns(law, operators, np.broadcast_shapes(requests.shape, contexts.shape)), 0.0)
+    return np.where(requests > 0, sum_ns(law, operators, np.broadcast_shapes(requests.shape, contexts.shape)), 0.0)
 
 
 def prefill_ns(law: StepLaw, arch: Architecture, layout: Layout, chunk: F64, past: F64, kv: Precision) -> F64:
     """Attention of a prefill chunk after `past` tokens, all layers, and what else a chunk costs; in ns."""
     operators = prefill_attention(arch, layout, chunk, past, kv, law.prefill_extra_keys)
-    total = _sum_ns(law, operators, np.broadcast_shapes(chunk.shape, past.shape))
+    total = sum_ns(law, operators, np.broadcast_shapes(chunk.shape, past.shape))
     return np.where(chunk > 0, total + law.chunk_ns, 0.0)
 
 
-def _sum_ns(law: StepLaw, operators: Iterable[Operator], shape: tuple[int, ...]) -> F64:
+def sum_ns(law: StepLaw, operators: Iterable[Operator], shape: tuple[int, ...]) -> F64:
+    """The operators one after the other, f64[shape]."""
     total = np.zeros(shape)
     for operator in operators:
         total += law.operator_ns(operator)

@@ -45,6 +45,9 @@ class StepTables(NamedTuple):
     # [grid(batch), grid(longest context)] how long the longest request's part of `decode_ns` takes by itself, where a
     # kernel cuts all contexts of a batch alike (models/flash_attention.py). Empty where each is cut by its own length
     alone_ns: F64 = NOT_ALONE
+    # [max_requests + 1] by requests of the step: what a draft's passes take beside those parts of them that the tables
+    # above hold (models/draft_tables.py); [0] = 0. Empty without one
+    draft_ns: F64 = NO_SHARES
 
 
 @compiled
@@ -108,6 +111,12 @@ def uneven_ns(tables: StepTables, requests: int, context: int, longest: int, eve
     others = (context - longest) / (requests - 1)
     most = (alone - share) * (1.0 - others / longest)
     return 0.5 * (most + min(most, max(alone - even, 0.0)))
+
+
+@compiled
+def drafting_ns(tables: StepTables, requests: int) -> float:
+    """What a draft's passes take beside what other tables hold of them, in a step that serves so many requests."""
+    return float(tables.draft_ns[requests]) if len(tables.draft_ns) > 0 else 0.0
 
 
 def scaled(tables: StepTables, factor: float) -> StepTables:
