@@ -10,7 +10,7 @@ from simkit.calibrate.operator_tables import operator_tables
 from simkit.calibrate.profile import Profile, read_profile
 from simkit.calibrate.profile_sources import shipped_profiles
 from simkit.calibrate.step_model import whole_step_tables
-from simkit.engine.deployment import ReplicaSpec
+from simkit.engine.deployment import ReplicaSpec, with_draft_time
 from simkit.errors import InputError
 from simkit.models.calibrated import calibrated_law
 from simkit.models.device import Device, load_device
@@ -83,7 +83,8 @@ def _operators(spec: ReplicaSpec, profile: OperatorProfile) -> ReplicaSpec:
     tables = with_stages(tables, spec.architecture, deployment.layout)
     if profile.header.origin.kind == "imported":  # of an engine's kernels, not of our own, which cut each context
         tables = tables._replace(alone_ns=spec.tables.alone_ns)
-    return replace(spec, tables=tables, provenance=profile.provenance, provenance_note=note, known=known)
+    found = replace(spec, tables=tables, provenance=profile.provenance, provenance_note=note, known=known)
+    return _drafting(found, sizes)
 
 
 def _weights(spec: ReplicaSpec) -> Precision | None:
@@ -108,4 +109,15 @@ def _whole_step(spec: ReplicaSpec, profile: Profile) -> ReplicaSpec:
     beyond = profile.extrapolated(*sizes)
     note = "; ".join(beyond) if beyond else "all sizes that the limits allow were measured"
     front_end = front_end_law(profile.front_end)
-    return replace(spec, tables=tables, provenance=profile.provenance, provenance_note=note, front_end=front_end)
+    found = replace(spec, tables=tables, provenance=profile.provenance, provenance_note=note, front_end=front_end)
+    return _drafting(found, TableSizes(*sizes, enforce_eager=spec.deployment.engine.enforce_eager))
+
+
+def _drafting(spec: ReplicaSpec, sizes: TableSizes) -> ReplicaSpec:
+    """The replica with its draft's runs, which profiles do not have; a note says whose times those are."""
+    found = with_draft_time(spec, sizes)
+    if found is spec:
+        return spec
+    calibrated = laws_of(spec.device) is not None and spec.deployment.step_time == "calibrated"
+    source = "public kernel measurements" if calibrated else "a roofline"
+    return replace(found, provenance_note=f"{found.provenance_note} (by {source}, not by the profile)")

@@ -57,7 +57,9 @@ def check_moving(moving: Moving, members: Sequence[Member]) -> None:
 
 def token_bytes(spec: ReplicaSpec) -> int:
     """KV of one token on all GPUs of a replica, copies of tensor parallelism not counted twice."""
-    return spec.architecture.kv_bytes_per_token(parse_kv_precision(spec.deployment.kv, "deployment.kv"))
+    kv = parse_kv_precision(spec.deployment.kv, "deployment.kv")
+    draft = () if spec.draft is None else spec.draft.layers
+    return spec.architecture.kv_bytes_per_token(kv) + sum(layer.attention.kv_bytes(kv) for layer in draft)
 
 
 def _check_pools(apart: Disaggregation, members: Sequence[Member]) -> None:

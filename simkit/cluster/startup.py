@@ -17,7 +17,7 @@ class Startup(BaseModel):
 
     def restart_ns(self, spec: ReplicaSpec) -> int:
         """Weights and engine, on a machine that is there."""
-        weights_bytes = spec.memory.weight_bytes * spec.deployment.layout.gpus
+        weights_bytes = (spec.memory.weight_bytes + spec.memory.draft_bytes) * spec.deployment.layout.gpus
         return round((weights_bytes / (self.load_gb_per_s * 1e9) + self.engine_s) * 1e9)
 
     def cold_ns(self, spec: ReplicaSpec) -> int:

@@ -2,7 +2,7 @@
 
 from simkit.compiled import inlined
 from simkit.engine.state import Replica
-from simkit.models.steptables import StepTables, interpolate, uneven_ns
+from simkit.models.steptables import StepTables, drafting_ns, interpolate, uneven_ns
 
 
 @inlined
@@ -11,7 +11,8 @@ def device_ns(r: Replica, tables: StepTables, row: int) -> tuple[int, int]:
 
     Parts run one after the other on the device, so they add. One new token is a decode: its attention is a row of a
     batched kernel; more are a prefill chunk, a kernel of its own. A decode that checks drafts reads its context once
-    for all of them; the draft proposes them first.
+    for all of them. A draft proposes for the next step: its time is told, for the steps that check, or the tables have
+    it, for every step.
     """
     window = tables.window_tokens
     tokens = 0
@@ -48,10 +49,12 @@ def device_ns(r: Replica, tables: StepTables, row: int) -> tuple[int, int]:
             attention += interpolate(tables.decode_window_ns, decodes, window_context)
     if drafted > 0:
         attention += r.limits.draft_ns + r.limits.draft_request_ns * drafted
-    whole = round_ns(tables.linear_ns[tokens] + sampling_ns(tables, rows) + attention + prefill)
+    proposing = drafting_ns(tables, r.batches[row].length)
+    whole = round_ns(tables.linear_ns[tokens] + sampling_ns(tables, rows) + attention + prefill + proposing)
     if decodes == r.batches[row].length:
         return whole, whole
-    alone = round_ns(tables.linear_ns[decode_tokens] + sampling_ns(tables, decode_rows) + attention)
+    proposing = drafting_ns(tables, decodes)
+    alone = round_ns(tables.linear_ns[decode_tokens] + sampling_ns(tables, decode_rows) + attention + proposing)
     return whole, min(alone, whole)
 
 

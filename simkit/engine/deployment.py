@@ -1,12 +1,13 @@
 """What is deployed: a model on a device, in a layout, at a precision, served by an engine with its settings."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from simkit.engine.dialect import Dialect
+from simkit.engine.draft_cost import draft_note, draft_of, run_of
 from simkit.engine.settings import EngineSettings, in_flight_tokens
 from simkit.engine.state import Limits
 from simkit.errors import InputError
@@ -15,6 +16,8 @@ from simkit.models.architecture import Architecture
 from simkit.models.captures import default_capture_sizes
 from simkit.models.catalog import load_model
 from simkit.models.device import Device, load_device
+from simkit.models.draft import Draft
+from simkit.models.draft_tables import with_draft
 from simkit.models.engine_law import engine_law
 from simkit.models.front_end import NO_FRONT_END, FrontEndLaw
 from simkit.models.kv_groups import PLAIN, KvGroups, kv_groups
@@ -65,6 +68,7 @@ class ReplicaSpec:
     provenance_note: str
     front_end: FrontEndLaw = NO_FRONT_END  # what clients wait for beside the steps, of the same provenance
     known: TableShares | None = None  # how much of each step time is how well known, where a profile says
+    draft: Draft | None = None  # what proposes tokens, where that has layers
 
     @property
     def kv_tokens(self) -> int:
@@ -103,11 +107,13 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
     graphs_counted = int(settings.engine.rsplit(".", 1)[1]) >= 21
     longest = settings.max_model_len or arch.max_context_tokens
     captures = default_capture_sizes(seqs, batched)
-    groups = _groups(arch, settings, dialect)
+    layout = deployment.layout
+    draft = draft_of(settings, arch, layout, weights)
+    groups = _groups(arch, settings, dialect, draft)
     memory = plan_memory(
         arch,
         device,
-        deployment.layout,
+        layout,
         weights,
         kv,
         gpu_memory_utilization=settings.gpu_memory_utilization,
@@ -119,7 +125,8 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
         enforce_eager=settings.enforce_eager,
         graphs_counted=graphs_counted,
         groups=groups,
-        in_flight_tokens=in_flight_tokens(dialect, batched, settings.pipeline_depth(deployment.layout.pipeline)),
+        in_flight_tokens=in_flight_tokens(dialect, batched, settings.pipeline_depth(layout.pipeline)),
+        draft=draft,
     )
     num_blocks = settings.num_gpu_blocks_override or memory.num_blocks
     limits = settings.limits(
@@ -128,7 +135,7 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
         batched,
         seqs,
         kv_block_bytes=memory.block_bytes,
-        stages=deployment.layout.pipeline,
+        stages=layout.pipeline,
         groups=groups,
     )
     sizes = TableSizes(
@@ -139,7 +146,6 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
         capture_sizes=captures,
         enforce_eager=settings.enforce_eager,
     )
-    layout = deployment.layout
     if deployment.step_time == "calibrated" and calibrated.has_laws(device):
         tables = calibrated.calibrated_tables(arch, device, layout, weights, kv, sizes, deployment.sampling)
         if settings.discipline in OTHER_KERNELS:
@@ -149,14 +155,40 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
     else:
         tables = step_tables(roofline.roofline_law(arch, device, weights), arch, layout, sizes, weights, kv)
         provenance, note, front_end = roofline.PROVENANCE, ROOFLINE_NOTE, NO_FRONT_END
-    return ReplicaSpec(deployment, arch, device, memory, num_blocks, limits, tables, provenance, note, front_end)
+    spec = ReplicaSpec(
+        deployment, arch, device, memory, num_blocks, limits, tables, provenance, note, front_end, draft=draft
+    )
+    return with_draft_time(spec, sizes)
 
 
-def _groups(arch: Architecture, settings: EngineSettings, dialect: Dialect) -> KvGroups:
+def with_draft_time(spec: ReplicaSpec, sizes: TableSizes) -> ReplicaSpec:
+    """The replica with its draft's runs in its step tables; as it is without one, or where their time is told.
+
+    By what times steps without a profile, whatever the tables are from.
+    """
+    deployment, settings = spec.deployment, spec.deployment.engine
+    if spec.draft is None or settings.tells_draft_time:
+        return spec
+    run = run_of(
+        spec.tables,
+        spec.draft,
+        spec.architecture,
+        spec.device,
+        deployment.layout,
+        sizes,
+        parse_kv_precision(deployment.kv, "deployment.kv"),
+        calibrated=deployment.step_time == "calibrated",
+    )
+    tables = with_draft(spec.tables, run, settings.speculative_tokens)
+    proposing = draft_note(spec.tables, tables, spec.draft, settings.speculative_tokens)
+    return replace(spec, tables=tables, provenance_note=f"{spec.provenance_note}; {proposing}")
+
+
+def _groups(arch: Architecture, settings: EngineSettings, dialect: Dialect, draft: Draft | None) -> KvGroups:
     """The groups of layers that share the KV blocks; InputError where some are asked for that are not modelled."""
     if settings.keeps_whole_contexts():
         return PLAIN
-    groups = kv_groups(arch, dialect.padding_ratio)
+    groups = kv_groups(arch, dialect.padding_ratio, () if draft is None else draft.layers_beside(arch))
     seen = any(layer.attention.window_tokens is not None for layer in arch.layers)
     if settings.disable_hybrid_kv_cache_manager is False and seen and groups == PLAIN:
         raise InputError(

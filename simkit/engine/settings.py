@@ -31,6 +31,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
         "prefix_cache_retention_interval",
         "scheduler_reserve_full_isl",
         "speculative_method",
+        "speculative_model",
         "speculative_tokens",
         "watermark",
     ),
@@ -93,12 +94,19 @@ class EngineSettings(BaseModel):
     speculative_method: SpeculativeMethod = Field(
         default="ngram", description="what proposes them; all but ngram keep KV of their own"
     )
+    speculative_model: str | None = Field(
+        default=None, description="the draft: of draft_model a model; else its config.json, default the usual shape"
+    )
     acceptance: float | None = Field(
         default=None, ge=0.0, le=1.0, description="chance that a draft is accepted where all before it were"
     )
     acceptance_seed: int = Field(default=0, ge=0, le=1 << 31, description="of the draws of what is accepted")
-    draft_step_ms: float = Field(default=0.0, ge=0.0, le=1e6, description="to propose the drafts of a step")
-    draft_request_ms: float = Field(default=0.0, ge=0.0, le=1e6, description="more for each request that gets some")
+    draft_step_ms: float | None = Field(
+        default=None, ge=0.0, le=1e6, description="to propose the drafts of a step; default by the draft's layers"
+    )
+    draft_request_ms: float | None = Field(
+        default=None, ge=0.0, le=1e6, description="more for each request that gets some"
+    )
 
     @field_validator("engine")
     @classmethod
@@ -163,7 +171,13 @@ class EngineSettings(BaseModel):
     def _check_speculation(self) -> None:
         """InputError for half of what speculative decoding needs, or for what it does not go with."""
         if self.speculative_tokens == 0:
-            for name in ("acceptance", "draft_step_ms", "draft_request_ms", "speculative_method"):
+            for name in (
+                "acceptance",
+                "draft_step_ms",
+                "draft_request_ms",
+                "speculative_method",
+                "speculative_model",
+            ):
                 if getattr(self, name) and getattr(self, name) != type(self).model_fields[name].default:
                     raise InputError(
                         f"deployment.engine.{name}={getattr(self, name)}: goes with speculative_tokens; "
@@ -173,6 +187,11 @@ class EngineSettings(BaseModel):
             raise InputError(
                 f"deployment.engine.speculative_tokens={self.speculative_tokens}: acceptance is missing; "
                 "give the chance, 0 to 1, that a draft is accepted"
+            )
+        elif self.speculative_model is not None and self.speculative_method == "ngram":
+            raise InputError(
+                f"deployment.engine.speculative_model={self.speculative_model}: ngram looks its drafts up and has no "
+                "model; leave it out, or set speculative_method"
             )
         elif self.async_scheduling and self.speculative_method == "ngram":
             # vLLM VllmConfig.__post_init__: their drafts are looked up on the host, in tokens that it must have
@@ -245,8 +264,8 @@ class EngineSettings(BaseModel):
             acceptance_seed=self.acceptance_seed,
             registers_accepted=dialect.registers_accepted,
             draft_padding=dialect.draft_padding,
-            draft_ns=round(1e6 * self.draft_step_ms),
-            draft_request_ns=round(1e6 * self.draft_request_ms),
+            draft_ns=round(1e6 * (self.draft_step_ms or 0.0)),
+            draft_request_ns=round(1e6 * (self.draft_request_ms or 0.0)),
             stages=stages,
         )
         limits = drafting(limits, self.speculative_method, dialect, max_num_seqs)
@@ -270,6 +289,11 @@ class EngineSettings(BaseModel):
                 f"{place}: drafts by {self.speculative_method} take {least} of a step's tokens; raise it, or lower "
                 "max_num_seqs or speculative_tokens"
             )
+
+    @property
+    def tells_draft_time(self) -> bool:
+        """Whether the time of proposing is told, and not to be derived."""
+        return self.draft_step_ms is not None or self.draft_request_ms is not None
 
     def retention_tokens(self, dialect: Dialect, groups: KvGroups) -> int | None:
         """Tokens between prefixes that windows keep; None: they keep all. InputError where vLLM refuses to start."""

@@ -3,7 +3,7 @@
 from simkit.compiled import inlined
 from simkit.engine.clock import round_ns, sampling_ns
 from simkit.engine.state import DEVICE_FREE, PLACES, Replica
-from simkit.models.steptables import StepTables
+from simkit.models.steptables import StepTables, drafting_ns
 
 
 @inlined
@@ -17,8 +17,8 @@ def pass_stages(r: Replica, tables: StepTables, row: int, start: int, device: in
     """Send a batch through all stages from `start` on, when the first is free; returns the end of the last, ns.
 
     `device` ns are the stages' times together: what depends on the number of tokens as the tables have it for each
-    stage, attention by the stage's layers, sampling on the last. A stage hands a batch on when it is done with it,
-    whether the next one is free or not.
+    stage, attention by the stage's layers, sampling and a draft's passes on the last. A stage hands a batch on when it
+    is done with it, whether the next one is free or not.
     """
     at = r.at
     tokens = 0
@@ -26,7 +26,8 @@ def pass_stages(r: Replica, tables: StepTables, row: int, start: int, device: in
     for k in range(r.batches[row].length):
         tokens += int(r.entries[row, k].tokens)
         rows += int(r.entries[row, k].samples)
-    attention = device - tables.linear_ns[tokens] - sampling_ns(tables, rows)
+    last = sampling_ns(tables, rows) + drafting_ns(tables, r.batches[row].length)
+    attention = device - tables.linear_ns[tokens] - last
     clock = start
     left = device
     for stage in range(r.limits.stages - 1):

@@ -98,7 +98,8 @@ def _speculative_config(engine: EngineSettings) -> dict[str, str | int]:
     """vLLM's SpeculativeConfig; n-grams need no checkpoint, and MTP is in the model's own."""
     config: dict[str, str | int] = {"method": engine.speculative_method}
     if engine.speculative_method not in ("ngram", "mtp"):
-        config["model"] = DRAFT
+        model = engine.speculative_model
+        config["model"] = DRAFT if model is None or repository_of(model) == OWN else repository_of(model)
     return config | {"num_speculative_tokens": engine.speculative_tokens}
 
 
@@ -224,8 +225,10 @@ def _unsaid(engine: EngineSettings) -> Iterator[str]:
         )
         if DRAFT in _speculative_config(engine).values():
             yield f"put the path or repository of your draft in place of {DRAFT}"
-        if engine.speculative_method != "ngram":
-            yield "a draft's weights and KV take memory that the plan does not count"
+        if engine.tells_draft_time:
+            yield "the time of proposing is as told (draft_step_ms, draft_request_ms), not by the draft's layers"
+        elif engine.speculative_method in ("eagle", "eagle3") and engine.speculative_model is None:
+            yield "the draft is taken to have its usual shape; name its config.json in speculative_model for its own"
         if engine.speculative_method == "mtp":
             yield "drafts by mtp need a checkpoint that has layers for it"
     if engine.max_num_active_seqs is not None:

@@ -3,23 +3,39 @@
 Shares in use are counts of floating-point operations and bytes over what the devices could do in the same time.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simkit.engine.deployment import ReplicaSpec
+from simkit.engine.draft_cost import run_of
 from simkit.metrics.result import RunResult
 from simkit.models.attention_operators import attended_pairs, decode_attention, prefill_attention
 from simkit.models.device import Device
+from simkit.models.draft_tables import pass_operators, with_draft
 from simkit.models.layout import Layout
-from simkit.models.operators import linear_operators
+from simkit.models.operators import Operator, linear_operators
 from simkit.models.precision import Precision, parse_kv_precision, parse_precision
-from simkit.models.roofline import roofline_tables
+from simkit.models.roofline import roofline_law
+from simkit.models.step_law import TableSizes, step_tables
 from simkit.models.steptables import StepTables
+
+I64 = NDArray[np.int64]
 
 MORE = 1.1
 LINK, NETWORK = "link", "network"  # a device's own, to GPUs of its node; to other nodes
+DEVICE_TABLES = (
+    "linear_ns",
+    "stage_linear_ns",
+    "sample_ns",
+    "decode_ns",
+    "decode_window_ns",
+    "prefill_ns",
+    "draft_ns",
+)  # what the device, not the host, takes
 RESOURCES = ("compute", "bandwidth", "KV", "host", LINK, NETWORK)
 
 
@@ -72,12 +88,9 @@ def _weights(spec: ReplicaSpec) -> Precision | None:
 def _work(spec: ReplicaSpec, result: RunResult) -> Work:
     deployment, arch = spec.deployment, spec.architecture
     kv = parse_kv_precision(deployment.kv, "deployment.kv")
-    steps = result.batch_tokens.count
-    tokens = np.flatnonzero(steps).astype(np.float64)
-    times = steps[steps > 0].astype(np.float64)
     flops = moved = 0.0
     sent = {LINK: 0.0, NETWORK: 0.0}
-    for operator in linear_operators(arch, deployment.layout, tokens, _weights(spec), kv):
+    for operator, times in _linear_work(spec, result, kv):
         flops += float((operator.flops * times).sum())
         moved += float((operator.memory_bytes * times).sum())
         sent[NETWORK if operator.link_bytes_per_s else LINK] += float((operator.sent_bytes * times).sum())
@@ -96,6 +109,21 @@ def _work(spec: ReplicaSpec, result: RunResult) -> Work:
         moved += float(np.sum(operator.memory_bytes))
     stages = deployment.layout.pipeline
     return Work(flops / stages, moved / stages, sent[LINK] / stages, sent[NETWORK] / stages)
+
+
+def _linear_work(spec: ReplicaSpec, result: RunResult, kv: Precision) -> Iterator[tuple[Operator, I64]]:
+    """Operators of all steps of a replay without attention, at each size of a step, and how often it came."""
+    layout, steps, batches = spec.deployment.layout, result.batch_tokens.count, result.batch_requests.count
+    tokens, requests = (np.flatnonzero(counts).astype(np.float64) for counts in (steps, batches))
+    for operator in linear_operators(spec.architecture, layout, tokens, _weights(spec), kv):
+        yield operator, steps[steps > 0]
+    if spec.draft is not None:
+        # its first run is over the step's tokens, the others over a token of each of its requests
+        own, later = spec.draft.layout(layout), spec.deployment.engine.speculative_tokens - 1
+        for operator in pass_operators(spec.draft, own, tokens, kv, first=True):
+            yield operator, steps[steps > 0]
+        for operator in pass_operators(spec.draft, own, requests, kv, first=False):
+            yield operator, later * batches[batches > 0]
 
 
 def with_more(spec: ReplicaSpec, resource: str, factor: float = MORE) -> ReplicaSpec | None:
@@ -117,7 +145,7 @@ def with_more(spec: ReplicaSpec, resource: str, factor: float = MORE) -> Replica
     else:
         after = device_tables(spec, _more_of(spec.device, resource, factor), spec.deployment.layout)
     tables = spec.tables
-    for name in ("linear_ns", "stage_linear_ns", "sample_ns", "decode_ns", "decode_window_ns", "prefill_ns"):
+    for name in DEVICE_TABLES:
         own, old, new = getattr(tables, name), getattr(before, name), getattr(after, name)
         if own.shape != old.shape:
             return None
@@ -144,16 +172,19 @@ def _more_of(device: Device, resource: str, factor: float) -> Device:
 
 def device_tables(spec: ReplicaSpec, device: Device, layout: Layout) -> StepTables:
     """The roofline's step times of a replica's deployment on a device, in a layout."""
-    deployment, limits = spec.deployment, spec.limits
-    return roofline_tables(
-        spec.architecture,
-        device,
-        layout,
-        _weights(spec),
-        parse_kv_precision(deployment.kv, "deployment.kv"),
+    deployment, limits, settings = spec.deployment, spec.limits, spec.deployment.engine
+    kv = parse_kv_precision(deployment.kv, "deployment.kv")
+    sizes = TableSizes(
         max_num_batched_tokens=limits.max_num_batched_tokens,
         max_num_seqs=limits.max_running,
         max_model_len=limits.max_model_len,
         kv_tokens=spec.context_tokens,
-        enforce_eager=deployment.engine.enforce_eager,
+        enforce_eager=settings.enforce_eager,
     )
+    weights = _weights(spec)
+    law = roofline_law(spec.architecture, device, weights)
+    tables = step_tables(law, spec.architecture, layout, sizes, weights, kv)
+    if len(spec.tables.draft_ns) == 0 or spec.draft is None:
+        return tables
+    run = run_of(tables, spec.draft, spec.architecture, device, layout, sizes, kv, calibrated=False)
+    return with_draft(tables, run, settings.speculative_tokens)

@@ -51,6 +51,17 @@ def test_a_truncated_gzip(simkit, tmp_path: Path) -> None:  # type: ignore[no-un
     one_line(simkit("run", *LLAMA, "--trace", path), "trace.csv.gz")
 
 
+def test_a_draft_that_is_not_known(simkit) -> None:  # type: ignore[no-untyped-def]
+    drafts = ("--set", "deployment.engine.speculative_tokens=3", "--set", "deployment.engine.acceptance=0.7")
+    named = ("--set", "deployment.engine.speculative_method=draft_model")
+    process = simkit("run", *LLAMA, *PRESET, *drafts, *named)
+    one_line(process, "deployment.engine.speculative_method=draft_model", "speculative_model is missing")
+    process = simkit(
+        "run", *LLAMA, *PRESET, *drafts, *named, "--set", "deployment.engine.speculative_model=lama-3.2-1b"
+    )
+    one_line(process, "deployment.engine.speculative_model=lama-3.2-1b", "did you mean 'llama-3.2-1b'")
+
+
 def test_a_missing_file(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     one_line(simkit("run", *LLAMA, "--trace", tmp_path / "none.csv"), "none.csv")
     one_line(simkit("run", tmp_path / "none.yaml"), "none.yaml")

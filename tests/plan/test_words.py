@@ -186,18 +186,21 @@ def test_commands_hold_the_settings_of_the_plan_or_say_which_they_lack(chat: Wor
 
 
 @pytest.mark.parametrize(
-    ("method", "config"),
+    ("method", "model", "config"),
     [
-        ("ngram", '{"method": "ngram", "num_speculative_tokens": 3}'),
-        ("mtp", '{"method": "mtp", "num_speculative_tokens": 3}'),
-        ("eagle3", '{"method": "eagle3", "model": "DRAFT", "num_speculative_tokens": 3}'),
-        ("draft_model", '{"method": "draft_model", "model": "DRAFT", "num_speculative_tokens": 3}'),
+        ("ngram", None, '{"method": "ngram", "num_speculative_tokens": 3}'),
+        ("mtp", None, '{"method": "mtp", "num_speculative_tokens": 3}'),
+        ("eagle3", None, '{"method": "eagle3", "model": "DRAFT", "num_speculative_tokens": 3}'),
+        (
+            "draft_model",
+            "llama-3.2-1b",
+            '{"method": "draft_model", "model": "meta-llama/Llama-3.2-1B-Instruct", "num_speculative_tokens": 3}',
+        ),
     ],
 )
-def test_commands_name_the_kind_of_draft(chat: Workload, method: str, config: str) -> None:
-    engine = EngineSettings.model_validate(
-        {"speculative_tokens": 3, "speculative_method": method, "acceptance": 0.7, "async_scheduling": False}
-    )
+def test_commands_name_the_draft(chat: Workload, method: str, model: str | None, config: str) -> None:
+    drafts = {"speculative_tokens": 3, "speculative_method": method, "speculative_model": model, "acceptance": 0.7}
+    engine = EngineSettings.model_validate(drafts | {"async_scheduling": False})
     spec = resolve(BASE.model_copy(update={"engine": engine}))
     said = launch(spec, 2, 5.0, chat, promise({"ttft_p99_s": 1.0}), "round_robin")
     assert f"--speculative-config '{config}'" in said.vllm
@@ -205,7 +208,7 @@ def test_commands_name_the_kind_of_draft(chat: Workload, method: str, config: st
     assert container["command"][container["command"].index("--speculative-config") + 1] == config
     notes = "\n".join(said.notes)
     assert ("in place of DRAFT" in notes) == ("DRAFT" in config)
-    assert ("memory that the plan does not count" in notes) == (method != "ngram")
+    assert ("usual shape" in notes) == (method == "eagle3")
 
 
 def test_who_asks_for_more_than_the_model_has_is_not_sent_to_a_longer_context() -> None:

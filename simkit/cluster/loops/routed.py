@@ -268,4 +268,5 @@ def tables_at(rack: Rack, i: int) -> StepTables:
         values[span.stage_attention : span.stage_attention + span.stage_attention_rows],
         values[span.shared_linear_ns : span.shared_linear_ns + span.shared_linear_ns_rows],
         longest.reshape((span.alone_ns_rows, span.alone_ns_columns)),
+        values[span.draft_ns : span.draft_ns + span.draft_ns_rows],
     )
