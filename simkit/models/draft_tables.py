@@ -12,7 +12,7 @@ target's own step goes
 
 What that leaves out: the token more of each request that a draft model reads than the target; in steps of prompts alone
 the fixed time of the later passes' attention (10 us a layer); and what the host takes between passes
-(docs/accuracy.md says how much that may be).
+(docs/models.md, Drafts, compares with measured steps).
 """
 
 from dataclasses import replace
