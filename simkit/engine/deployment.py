@@ -172,7 +172,6 @@ def with_draft_time(spec: ReplicaSpec, sizes: TableSizes) -> ReplicaSpec:
     run = run_of(
         spec.tables,
         spec.draft,
-        spec.architecture,
         spec.device,
         deployment.layout,
         sizes,

@@ -45,20 +45,19 @@ def draft_of(settings: EngineSettings, arch: Architecture, layout: Layout, weigh
 def run_of(
     tables: StepTables,
     draft: Draft,
-    arch: Architecture,
     device: Device,
     layout: Layout,
     sizes: TableSizes,
     kv: Precision,
     calibrated: bool,
 ) -> DraftPass:
-    """A run of a draft beside the `tables` of the model `arch`; `calibrated`: by measured kernels, if there are any."""
+    """A run of a draft beside the `tables` of its target; `calibrated`: by measured kernels, if there are any."""
     laws = laws_of(device) if calibrated else None
     shape, weights = draft.architecture, draft.weights
     if laws is None:
-        return draft_pass(tables, roofline_law(shape, device, weights), draft, arch, layout, sizes, kv)
+        return draft_pass(tables, roofline_law(shape, device, weights), draft, layout, sizes, kv)
     law = calibrated_law(shape, device, layout, weights, laws[0], engine_law(), "plain")
-    run = draft_pass(tables, law, draft, arch, layout, sizes, kv)
+    run = draft_pass(tables, law, draft, layout, sizes, kv)
     return run._replace(first=as_cut(run.first, shape, device, draft.layout(layout), kv, sizes, laws[0]))
 
 

@@ -5,11 +5,12 @@ that are published for them. EAGLE and MTP run one decoder layer on the target's
 embedding, share the target's embedding, and EAGLE 1 and MTP its lm_head; a draft model is a model by itself.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from simkit.errors import InputError
-from simkit.models.architecture import Architecture, Attention, DenseFFN, GroupedAttention, Layer
+from simkit.models.architecture import Architecture, Attention, DenseFFN, GroupedAttention, Layer, MoE
 from simkit.models.layout import Layout, check_layout, kv_heads_per_gpu
 from simkit.models.precision import Precision
 from simkit.models.sharding import layer_weight_bytes
@@ -41,13 +42,14 @@ class Draft:
         return self.architecture.layers
 
     def layers_beside(self, target: Architecture) -> tuple[Layer, ...]:
-        """The same, where a window that the target has none of is taken for the whole context: one window is known."""
-        known = {(layer.attention.window_tokens, layer.attention.chunked) for layer in target.layers}
+        """The same beside a target's, which are dealt to groups by one window: another is the whole context."""
+        return self.layers_within({layer.attention.window_tokens for layer in target.layers})
+
+    def layers_within(self, windows: Collection[int | None]) -> tuple[Layer, ...]:
+        """The same, where any window but these is taken for the whole context."""
 
         def seen(attention: Attention) -> Attention:
-            if (attention.window_tokens, attention.chunked) in known:
-                return attention
-            return replace(attention, window_tokens=None, chunked=False)
+            return attention if attention.window_tokens in windows else replace(attention, window_tokens=None)
 
         return tuple(replace(layer, attention=seen(layer.attention)) for layer in self.layers)
 
@@ -74,7 +76,7 @@ class Draft:
         vLLM SpeculativeConfig: draft_tensor_parallel_size is the target's where nobody says otherwise.
         """
         spread: dict[str, object] = {"pipeline": 1}
-        if not any(hasattr(layer.ffn, "experts") for layer in self.layers):
+        if not any(isinstance(layer.ffn, MoE) for layer in self.layers):
             spread |= {"data": 1, "expert": 1, "expert_skew": 1.0, "expert_zipf": None}
         return layout.model_copy(update=spread)
 

@@ -1,6 +1,7 @@
 """The draft that a deployment names, or the usual one of its kind."""
 
 from pathlib import Path
+from typing import Literal
 
 from simkit.errors import InputError
 from simkit.models.architecture import Architecture
@@ -48,16 +49,17 @@ def load_draft(method: DraftMethod, model: str | None, target: Architecture, wei
     return _read_eagle(method, config_path(Path(model).expanduser()), target)
 
 
-def _read_eagle(method: DraftMethod, path: Path, target: Architecture) -> Draft:
+def _read_eagle(method: Literal["eagle", "eagle3"], path: Path, target: Architecture) -> Draft:
     """A published head: its decoder's fields lie beside EAGLE's own, or are wrapped."""
     whole = object_in(path)
     inside = next((value for name in _WRAPPED if isinstance(value := whole.get(name), dict)), whole)
     fields = ConfigFields(str(path), {**inside, **whole})
     made_for = fields.positive("target_hidden_size", target.hidden)
     if made_for != target.hidden:
-        raise fields.error("target_hidden_size", f"is {made_for}, and {target.name} is of width {target.hidden}")
+        raise fields.error(
+            "target_hidden_size",
+            f"is {made_for}, and {target.name} is of width {target.hidden}; give the config.json of a draft made for it",
+        )
     arch = architecture_from_config(inside, str(path))
     reduced = fields.positive("draft_vocab_size", arch.vocab)
-    assert method in ("eagle", "eagle3")
-    draft = eagle("eagle" if method == "eagle" else "eagle3", arch, target, reduced)
-    return draft.called(called(path))
+    return eagle(method, arch, target, reduced).called(called(path))

@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.models.architecture import Architecture
 from simkit.models.captures import padded_tokens
 from simkit.models.draft import Draft
 from simkit.models.layout import Layout
@@ -45,7 +44,6 @@ def draft_pass(
     tables: StepTables,
     law: StepLaw,
     draft: Draft,
-    target: Architecture,
     layout: Layout,
     sizes: TableSizes,
     kv: Precision,
@@ -56,13 +54,12 @@ def draft_pass(
         tables: of the target.
         law: that times operators of the draft's architecture.
         draft: whose run it is.
-        target: whose windows `tables` know.
         layout: the target's.
         sizes: of `tables`; only captures and `enforce_eager` are read.
         kv: precision of the KV cache, the draft's too.
     """
     own = draft.layout(layout)
-    arch = replace(draft.architecture, layers=draft.layers_beside(target))
+    arch = replace(draft.architecture, layers=draft.layers_within({tables.window_tokens}))
     # runs follow one another without the engine's pause; what a chunk costs beside its kernels, the target's has paid
     law = replace(law, gap_ns=0.0, chunk_ns=0.0)
     tokens, rows = np.arange(len(tables.linear_ns)), np.arange(len(tables.sample_ns))

@@ -186,5 +186,5 @@ def device_tables(spec: ReplicaSpec, device: Device, layout: Layout) -> StepTabl
     tables = step_tables(law, spec.architecture, layout, sizes, weights, kv)
     if len(spec.tables.draft_ns) == 0 or spec.draft is None:
         return tables
-    run = run_of(tables, spec.draft, spec.architecture, device, layout, sizes, kv, calibrated=False)
+    run = run_of(tables, spec.draft, device, layout, sizes, kv, calibrated=False)
     return with_draft(tables, run, settings.speculative_tokens)

@@ -49,6 +49,22 @@ def test_replicas_that_do_the_same_know_as_much_as_one_does(profile: Path, tmp_p
     assert found[1] == pytest.approx(found[0], abs=1e-12)
 
 
+def test_a_draft_s_runs_are_not_the_profile_s_and_the_note_says_so(profile: Path) -> None:
+    engine = "deployment.engine."
+    drafts = {"speculative_tokens": 3, "acceptance": 0.7, "speculative_method": "eagle"}
+    found = []
+    for more in ({}, {"draft_step_ms": 0}):
+        told = [word for name, value in (drafts | more).items() for word in ("--set", f"{engine}{name}={value}")]
+        own = [*RUN, "--device", "h100", "--profile", str(profile), *told]
+        found.append(json.loads(CliRunner().invoke(app, own, catch_exceptions=False).stdout))
+    derived, nothing = found
+    assert "(by public kernel measurements, not by the profile)" in derived["step_time"]["note"]
+    assert derived["step_time"]["provenance"] == "operators measured: made up, 2026-01-31"
+    assert "eagle" not in nothing["step_time"]["note"]
+    assert derived["latency_s"]["tpot"]["mean"] > 1.05 * nothing["latency_s"]["tpot"]["mean"]
+    assert derived["memory_bytes"] == nothing["memory_bytes"]
+
+
 def test_a_profile_of_another_device_is_refused_unless_allowed(profile: Path) -> None:
     wrong = [*RUN, "--device", "h200", "--profile", str(profile)]
     with pytest.raises(InputError, match="was measured on h100-sxm, and the deployment is on h200; give --device h100"):

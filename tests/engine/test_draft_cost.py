@@ -106,7 +106,7 @@ def test_a_model_that_drafts_for_itself_takes_as_long_as_its_own_steps() -> None
     settings = drafting(1, "draft_model", speculative_model="llama-3.1-8b")
     draft = draft_of(settings, arch, ONE, None)
     assert draft is not None
-    run = run_of(tables, draft, arch, H100, ONE, SIZES, "bf16", calibrated=True)
+    run = run_of(tables, draft, H100, ONE, SIZES, "bf16", calibrated=True)
     # the pause between steps is the engine's, and what sampling does beside the logits is not done
     assert np.allclose(run.first.linear_ns[1:], tables.linear_ns[1:] - law.gap_ns, rtol=1e-12)
     assert np.array_equal(run.first.decode_ns, tables.decode_ns)
@@ -212,7 +212,7 @@ def test_more_tokens_cost_as_many_passes() -> None:
     arch = load_model("llama-3.1-8b")
     draft = draft_of(drafting(1), arch, ONE, None)
     assert draft is not None
-    run = run_of(tables, draft, arch, H100, ONE, SIZES, "bf16", calibrated=True)
+    run = run_of(tables, draft, H100, ONE, SIZES, "bf16", calibrated=True)
     found = [with_draft(tables, run, tokens) for tokens in (1, 2, 5)]
     steps = [float(one.draft_ns[8] + interpolate(one.decode_ns, 8, 8192)) for one in found]
     assert (steps[2] - steps[1]) / 3 == pytest.approx(steps[1] - steps[0], rel=1e-9)
