@@ -99,6 +99,16 @@ def test_they_agree_for_other_disciplines(spec: ReplicaSpec, chats: Chats, disci
         assert_same_fleet(fast, on_the_clock(workload, [other] * 3, router, 1))
 
 
+@pytest.mark.parametrize("router", ["least_outstanding", "least_tokens"])
+def test_they_agree_where_some_have_drafts(spec: ReplicaSpec, chats: Chats, router: str) -> None:
+    drafts = {"speculative_tokens": 3, "acceptance": 0.7, "speculative_method": "eagle"}
+    engine = spec.deployment.engine.model_copy(update=drafts)
+    drafting = replace(resolve(spec.deployment.model_copy(update={"engine": engine})), front_end=spec.front_end)
+    assert len(drafting.tables.draft_ns) > 0
+    workload, specs = chats(200, 60.0, 5), [spec, drafting, drafting]
+    assert_same_fleet(serve_fleet(workload, specs, router, 3), on_the_clock(workload, specs, router, 3))
+
+
 @pytest.mark.parametrize("processes", [2, 3, 7])
 def test_processes_change_nothing(spec: ReplicaSpec, chats: Chats, processes: int) -> None:
     workload = chats(200, 60.0, 6)
