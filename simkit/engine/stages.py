@@ -26,7 +26,9 @@ def pass_stages(r: Replica, tables: StepTables, row: int, start: int, device: in
     for k in range(r.batches[row].length):
         tokens += int(r.entries[row, k].tokens)
         rows += int(r.entries[row, k].samples)
-    last = sampling_ns(tables, rows) + drafting_ns(tables, r.batches[row].length)
+    last = sampling_ns(tables, rows)
+    if tokens > r.batches[row].length:  # checks drafts, or has prompts
+        last += drafting_ns(tables, r.batches[row].length)
     attention = device - tables.linear_ns[tokens] - last
     clock = start
     left = device

@@ -115,7 +115,7 @@ def uneven_ns(tables: StepTables, requests: int, context: int, longest: int, eve
 
 @compiled
 def drafting_ns(tables: StepTables, requests: int) -> float:
-    """What a draft's passes take beside what other tables hold of them, in a step that serves so many requests."""
+    """What a draft's passes take beside what other tables hold of them, in a step that proposes to so many requests."""
     return float(tables.draft_ns[requests]) if len(tables.draft_ns) > 0 else 0.0
 
 
