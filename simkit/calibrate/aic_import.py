@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from simkit import __version__
+from simkit.calibrate.aic_experts import with_matrices
 from simkit.calibrate.aic_source import (
     DISTRIBUTION,
     SYSTEMS,
@@ -71,7 +72,10 @@ def import_aic(system: str, backend: str, version: str | None = None) -> Operato
             continue
         raw = read_parquet(origin.path, (*their.columns, "kernel_source", "device", "latency"), ABSENT)
         seen = seen or str(raw["device"].iloc[0])
-        frame = _timed(their.convert(raw), their.table)
+        converted = their.convert(raw)
+        if their.table == "moe":
+            converted = with_matrices(converted, source, origin.version)
+        frame = _timed(converted, their.table)
         if len(frame):
             _merge(tables, their.table, frame)
             files.append(_place(origin))

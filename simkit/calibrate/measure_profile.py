@@ -8,7 +8,7 @@ from simkit import __version__
 from simkit.calibrate.measure import Measurement
 from simkit.calibrate.operator_profile import DeviceSeen, Header, KernelSource, OperatorProfile, Origin
 from simkit.calibrate.points import PlannedPoint, Point, Size, has_kernel, point_columns
-from simkit.calibrate.profile_tables import TIMING
+from simkit.calibrate.profile_tables import TIMING, absent
 from simkit.calibrate.provenance import Tag
 from simkit.calibrate.sentinel import summary
 from simkit.calibrate.timing import Timing
@@ -57,7 +57,7 @@ def _tables(timings: Mapping[Point, Timing], held_out: Set[Point]) -> "dict[str,
         times = (timing.median_ns, timing.p10_ns, timing.p90_ns, timing.repeats, Tag.MEASURED.word, use)
         rows.setdefault(point.table, []).append((*point.sizes, *kernel, *times))
     return {
-        table: pd.DataFrame(lines, columns=[*_names(table), *(column.name for column in TIMING)])
+        table: pd.DataFrame(lines, columns=[*_names(table), *(column.name for column in TIMING)]).assign(**absent(table))
         for table, lines in rows.items()
     }
 

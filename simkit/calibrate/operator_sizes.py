@@ -56,6 +56,7 @@ class MoeShape(NamedTuple):
     tensor: int = 1
     expert: int = 1
     dtype: str = "bf16"
+    matrices: int = 3  # of an expert: gate, up and down; 2 where there is no gate
 
 
 def read_contexts(text: str) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from simkit.calibrate.operator_sizes import read_contexts
-from simkit.calibrate.profile_tables import TABLES, size_columns
+from simkit.calibrate.profile_tables import TABLES, absent, size_columns
 
 Size = int | str
 
@@ -39,7 +39,7 @@ class PlannedPoint(NamedTuple):
 
 def point_columns(table: str) -> list[str]:
     """The columns that say what is timed; `kernel` is what ran, known afterwards."""
-    return [name for name in size_columns(table) if name != "kernel"]
+    return [name for name in size_columns(table) if name != "kernel" and name not in absent(table)]
 
 
 def has_kernel(table: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.calibrate.profile_tables import LONGEST_NS, MOST, MOST_ROWS, TIMING, Column, columns
+from simkit.calibrate.profile_tables import LONGEST_NS, MOST, MOST_ROWS, TIMING, Column, absent, columns
 from simkit.errors import InputError, suggestion
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def table_frame(name: str, raw: bytes, path: Path) -> "pd.DataFrame":
     if len(cells) > MOST_ROWS:
         raise InputError(f"{path}: more than {MOST_ROWS:,} rows; this is no table of a profile")
     _check_columns(list(cells.columns), wanted, path)
+    cells = cells.assign(**{column: str(value) for column, value in absent(name).items() if column not in cells})
     frame = pd.DataFrame({column.name: _checked(cells[column.name], column, path) for column in wanted})
     _check_order(frame, path)
     _check_twice(frame, [column.name for column in wanted[: -len(TIMING)]], path)
@@ -77,7 +78,7 @@ def _check_columns(found: list[str], wanted: tuple[Column, ...], path: Path) -> 
     for name in found:
         if name not in names:
             raise InputError(f"{path}: column {name[:60]!r} is not known; {suggestion(name, names)}")
-    for name in names:
+    for name in (column.name for column in wanted if column.absent is None):
         if name not in found:
             raise InputError(f"{path}: column {name!r} is missing; add it")
 

@@ -27,6 +27,7 @@ class Column(NamedTuple):
     least: int = 0  # of a count
     words: tuple[str, ...] | None = None
     optional: bool = False  # may be empty
+    absent: int | None = None  # what it is in every row of a file that lacks it; never asked for by a plan
 
 
 def _text(name: str, words: tuple[str, ...] | None = None, optional: bool = False) -> Column:
@@ -111,6 +112,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _count("tensor"),
         _count("expert"),
         _text("routing"),
+        # of an expert: gate, up and down; 2 where there is no gate
+        Column("matrices", "count", 2, absent=3),
         KERNEL,
     ),
     # `bytes` is the whole message: the sum's operand, the gathered result
@@ -136,6 +139,11 @@ TIMING = (
 def columns(table: str) -> tuple[Column, ...]:
     """All columns of a table in their order."""
     return (*TABLES[table], *TIMING)
+
+
+def absent(table: str) -> dict[str, int]:
+    """The columns that a file may lack, and what they are then."""
+    return {column.name: column.absent for column in TABLES[table] if column.absent is not None}
 
 
 def size_columns(table: str) -> list[str]:
