@@ -1,8 +1,11 @@
-"""Routed experts: a curve over tokens for each configuration, carried over to configurations that were not timed.
+"""Routed experts: a curve over tokens for each configuration, and a law for configurations that were not timed.
 
-The line that efficiency is a share of reads the weights of the experts that tokens reach, moves activations once, and
-computes every token copy that falls on this GPU. As for GEMMs, a configuration that was not timed is a local plane
-through the nearest ones; between token counts the share is linear in the log.
+Per dtype and kernel a law (`expert_law.py`) says what a layer takes from the experts that its tokens reach and the tiles
+and copies these make. A configuration that was timed keeps its own log ratio to the law, linear in the log of tokens
+between measured sizes. One that was not gets the ratio that kriging over the others' gives at each size: theirs where
+they are like it, none where none is.
+
+A law of one model knows little of other sizes: there times between measured tokens follow the table's roofline.
 """
 
 from dataclasses import dataclass
@@ -12,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.calibrate.ceilings import Ceilings, ceilings
-from simkit.calibrate.local_regression import local_linear
+from simkit.calibrate.expert_kernels import SIZES, Kernels, fit_kernels, model_of, moe_shape
+from simkit.calibrate.kriging import Kriging, krige
 from simkit.calibrate.operator_sizes import DTYPE_BYTES, MoeShape
 from simkit.calibrate.provenance import Tag, Times
 from simkit.models.operators import touched_experts
@@ -23,32 +27,48 @@ if TYPE_CHECKING:
 F64 = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-WIDTH = 0.6
-NEIGHBOURS = 10
 # trained routers are uneven; AIConfigurator draws experts from a power law, and 1.01 is its mildest
 PREFERRED = ("power_law_1.01", "power_law_1.2", "balanced")
-SIZES = ("hidden", "width", "experts", "top_k", "tensor", "expert")
+NEIGHBOURS = 10  # a configuration within the box of as many is interpolated
+MOST_OFF = 0.4  # a larger log ratio counts as this where it is carried over
+# what counts as far between two configurations: octaves of hidden, slice, experts held, experts that a token reaches
+# here, GPUs that experts are spread over, elements that a slice is whole in; spread or not; another kernel
+SCALE = np.array([1.5, 1.5, 1.5, 1.5, 3.0, 2.0, 0.7, 0.5])
+MOST_WHOLE = 64
 
 
 def moe_work(tokens: F64, shape: MoeShape) -> tuple[F64, F64]:
-    """FLOPs and bytes of one GPU: gate, up and down of every token copy, weights of the experts reached."""
+    """FLOPs and bytes of one GPU where experts are chosen at random: products of every copy, weights reached once."""
     width, held = shape.width / shape.tensor, shape.experts / shape.expert
     copies = tokens * shape.top_k / shape.expert
     reached = touched_experts(shape.experts, shape.top_k, tokens) / shape.expert
-    matrices = 3.0 * shape.hidden * width
-    weights = np.minimum(reached, held) * matrices * DTYPE_BYTES[shape.dtype]
-    return 2.0 * copies * matrices, weights + copies * (4.0 * shape.hidden + 6.0 * width) + 4.0 * tokens * shape.hidden
+    elements = float(shape.matrices) * shape.hidden * width
+    weights = np.minimum(reached, held) * elements * DTYPE_BYTES[shape.dtype]
+    return 2.0 * copies * elements, weights + copies * (4.0 * shape.hidden + 6.0 * width) + 4.0 * tokens * shape.hidden
 
 
 @dataclass(frozen=True)
 class _Moe:
     """The table of one dtype and routing."""
 
-    top: Ceilings
-    places: F64  # [c, 5] where each configuration stands among others
+    kernels: Kernels
+    rows: dict[MoeShape, int]
+    places: F64  # [c, 8] where each configuration stands among others
     tokens: F64  # [t] measured sizes, rising
-    ratio: F64  # [c, t], holes interpolated along tokens
+    ratio: F64  # [c, t] log of time / law, holes interpolated along tokens
     measured: Flags  # [c, t]
+    others: Kriging  # of ratios over places
+    roofline: Ceilings | None  # which times between measured sizes follow where the law is of one model
+
+    def log_ns(self, tokens: F64, shape: MoeShape, routing: str, ratio: F64) -> F64:
+        """Log times, f64[n], of a configuration whose ratios to the law are f64[t] at the measured sizes."""
+        along, nodes = np.log(tokens), np.log(self.tokens)
+        if self.roofline is None:
+            return np.asarray(self.kernels.log_ns(tokens, shape, routing) + np.interp(along, nodes, ratio), np.float64)
+        known = self.kernels.log_ns(self.tokens, shape, routing) + ratio
+        over = known - np.log(self.roofline.line_ns(*moe_work(self.tokens, shape)))
+        log_ns: F64 = np.interp(along, nodes, over) + np.log(self.roofline.line_ns(*moe_work(tokens, shape)))
+        return log_ns
 
 
 @dataclass(frozen=True)
@@ -69,58 +89,71 @@ class MoeModel:
             raise KeyError(shape.dtype)
         table = self.tables[shape.dtype, routing]
         asked = np.asarray(tokens, np.float64)
-        some = np.maximum(asked, 1.0)
-        place = _place(*(np.array([float(getattr(shape, name))]) for name in SIZES))
-        same = np.flatnonzero((np.abs(table.places - place) < 1e-9).all(axis=1))
-        if len(same):
-            row, measured, inside = table.ratio[same[0]], table.measured[same[0]], True
+        some = np.maximum(asked.ravel(), 1.0)
+        row = table.rows.get(shape)
+        if row is not None:
+            ratio, measured, inside = table.ratio[row], table.measured[row], True
             own = table.tokens[measured]  # others may have been timed further
         else:
-            found = local_linear(table.places, table.ratio, place, WIDTH, NEIGHBOURS)
-            row, measured, inside = found.values[0], np.zeros(len(table.tokens), np.bool_), bool(found.inside[0])
-            own = table.tokens
-        ratio = np.interp(np.log(some), np.log(table.tokens), row)
+            place = _place(shape, table.kernels)
+            ratio, measured = table.others.at(place[None])[0], np.zeros(len(table.tokens), np.bool_)
+            own, inside = table.tokens, _inside(table.places, place)
+        log_ns = table.log_ns(some, shape, routing, ratio)
         within = (some >= own[0]) & (some <= own[-1])
         tag = np.where(within & inside, Tag.INTERPOLATED, Tag.EXTRAPOLATED)
         tag = np.where(np.isin(some, table.tokens[measured]), Tag.MEASURED, tag).astype(np.int8)
-        ns = np.exp(ratio) * table.top.line_ns(*moe_work(some, shape))
-        return Times(np.where(asked > 0, ns, 0.0), tag)
-
-
-def moe_shape(sizes: list[int], dtype: str) -> MoeShape:
-    """The shape of sizes in the order of `SIZES`."""
-    hidden, width, experts, top_k, tensor, expert = sizes
-    return MoeShape(hidden, width, experts, top_k, tensor, expert, dtype)
+        ns = np.where(asked.ravel() > 0, np.exp(log_ns), 0.0)
+        return Times(ns.reshape(asked.shape), tag.reshape(asked.shape))
 
 
 def fit_moe(frame: "pd.DataFrame") -> MoeModel:
     """The model of a profile's `moe` table; of several kernels at the same sizes the fastest counts."""
     tables = {}
-    for _, part in frame.groupby(["dtype", "routing"]):
-        dtype = str(part["dtype"].iloc[0])
-        tables[dtype, str(part["routing"].iloc[0])] = _fit(part, dtype)
+    point = ["dtype", "routing", *SIZES, "tokens"]
+    fastest = frame.sort_values([*point, "median_ns", "kernel"]).drop_duplicates(point)
+    for dtype, part in fastest.groupby("dtype"):
+        kernels, off = fit_kernels(part, str(dtype))
+        for routing, rows in part.assign(off=off).groupby("routing"):
+            tables[str(dtype), str(routing)] = _table(rows, str(dtype), kernels)
     return MoeModel(tables)
 
 
-def _fit(part: "pd.DataFrame", dtype: str) -> _Moe:
-    grid = part.groupby([*SIZES, "tokens"])["median_ns"].min().unstack("tokens")
+def _table(part: "pd.DataFrame", dtype: str, kernels: Kernels) -> _Moe:
+    grid = part.set_index([*SIZES, "tokens"])["off"].unstack("tokens")
     tokens = grid.columns.to_numpy(np.float64)
-    ns = grid.to_numpy(np.float64)
-    known = np.isfinite(ns)
-    shapes = [moe_shape([int(value) for value in index], dtype) for index in grid.index]
-    work = [moe_work(tokens, shape) for shape in shapes]
-    flops, moved = (np.stack([parts[i] for parts in work]) for i in (0, 1))
-    top = ceilings(flops[known], moved[known], ns[known])
-    ratio = np.log(ns) - np.log(top.line_ns(flops, moved))
+    off = grid.to_numpy(np.float64)
+    measured = np.isfinite(off)
     along = np.log(tokens)
-    filled = np.stack([np.interp(along, along[has], row[has]) for row, has in zip(ratio, known, strict=True)])
-    sizes = [np.array([float(getattr(shape, name)) for shape in shapes]) for name in SIZES]
-    return _Moe(top, _place(*sizes), tokens, filled, known)
+    filled = np.stack([np.interp(along, along[has], row[has]) for row, has in zip(off, measured, strict=True)])
+    shapes = [moe_shape([int(value) for value in index], dtype) for index in grid.index]
+    places = np.stack([_place(shape, kernels) for shape in shapes])
+    others = krige(places, np.clip(filled, -MOST_OFF, MOST_OFF))
+    alone = len({model_of(shape) for shape in shapes}) == 1
+    rows = {shape: i for i, shape in enumerate(shapes)}
+    return _Moe(kernels, rows, places, tokens, filled, measured, others, _roofline(part, dtype) if alone else None)
 
 
-def _place(hidden: F64, width: F64, experts: F64, top_k: F64, tensor: F64, expert: F64) -> F64:
-    """[c, 5]: sizes of one expert, experts held here, how many a token reaches here, how widely it is spread."""
-    columns = (hidden, width / tensor, experts / expert, top_k / expert, expert)
-    scale = np.array([1.0, 1.0, 1.0, 1.0, 0.5])
-    place: F64 = np.stack([np.log2(column) for column in columns], axis=-1) * scale
+def _roofline(part: "pd.DataFrame", dtype: str) -> Ceilings:
+    """What the best rates of a table make of its work."""
+    tokens, ns = (part[name].to_numpy(np.float64) for name in ("tokens", "median_ns"))
+    sizes = part[list(SIZES)].to_numpy(np.int64)
+    flops, moved = np.empty(len(ns)), np.empty(len(ns))
+    for rows in part.groupby(list(SIZES)).indices.values():
+        flops[rows], moved[rows] = moe_work(tokens[rows], moe_shape(sizes[rows[0]], dtype))
+    return ceilings(flops, moved, ns)
+
+
+def _place(shape: MoeShape, kernels: Kernels) -> F64:
+    """f64[8]: two configurations err alike as their places are near."""
+    width = shape.width / shape.tensor
+    whole = max(int(width), 1)
+    octaves = np.log2([shape.hidden, width, shape.experts / shape.expert, shape.top_k / shape.expert, shape.expert])
+    even = np.log2(min(whole & -whole, MOST_WHOLE))
+    place: F64 = np.array([*octaves, even, shape.expert > 1, list(kernels.laws).index(kernels.of(shape))]) / SCALE
     return place
+
+
+def _inside(places: F64, place: F64) -> bool:
+    """Whether it lies within the box of the nearest configurations."""
+    near = places[np.argsort(((places - place) ** 2).sum(axis=1), kind="stable")[:NEIGHBOURS]]
+    return bool(((place >= near.min(axis=0) - 1e-9) & (place <= near.max(axis=0) + 1e-9)).all())

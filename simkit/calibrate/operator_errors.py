@@ -13,11 +13,12 @@ from simkit.calibrate.collective_model import fit_collectives
 from simkit.calibrate.copy_model import fit_copies
 from simkit.calibrate.decode_model import fit_decode
 from simkit.calibrate.elementwise_model import fit_elementwise, fit_sampling
+from simkit.calibrate.expert_kernels import SIZES, moe_shape
 from simkit.calibrate.gemm_model import fit_gemm
 from simkit.calibrate.host_model import fit_host
 from simkit.calibrate.latent_attention import as_decode, as_prefill
 from simkit.calibrate.mixed_model import alone_of, fit_mixed
-from simkit.calibrate.moe_model import SIZES, fit_moe, moe_shape
+from simkit.calibrate.moe_model import fit_moe
 from simkit.calibrate.operator_profile import OperatorProfile
 from simkit.calibrate.operator_sizes import context_array
 from simkit.calibrate.prefill_model import fit_prefill

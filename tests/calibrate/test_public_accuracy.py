@@ -35,6 +35,9 @@ STATED = {
         ("mla_prefill", "heads", "all", 0.038),
         ("attention_prefill", "cells", "all", 0.053),
         ("attention_prefill", "heads", "all", 0.059),
+        ("moe", "models", "all", 0.109),
+        ("moe", "configurations", "all", 0.053),
+        ("moe", "token blocks", "all", 0.046),
     ],
     "h100_sxm": [
         ("gemm", "shapes", "bf16", 0.040),
@@ -51,6 +54,9 @@ STATED = {
         ("mla_prefill", "heads", "all", 0.042),
         ("attention_prefill", "cells", "all", 0.055),
         ("attention_prefill", "heads", "all", 0.059),
+        ("moe", "models", "all", 0.099),
+        ("moe", "configurations", "all", 0.051),
+        ("moe", "token blocks", "all", 0.041),
     ],
 }
 
@@ -58,7 +64,7 @@ STATED = {
 @pytest.fixture(scope="module", params=sorted(STATED))
 def system(request: pytest.FixtureRequest) -> tuple[str, OperatorProfile]:
     profile = import_aic(request.param, "vllm")
-    wanted = ("gemm", "attention_decode", "attention_prefill", "mla_decode", "mla_prefill")
+    wanted = ("gemm", "attention_decode", "attention_prefill", "mla_decode", "mla_prefill", "moe")
     return request.param, replace(profile, tables={name: profile.tables[name] for name in wanted})
 
 
