@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from simkit.engine.dialect import Dialect
 from simkit.engine.draft_cost import draft_note, draft_of, run_of
+from simkit.engine.draft_kinds import READ_HIDDEN_STATES
 from simkit.engine.settings import EngineSettings, in_flight_tokens
 from simkit.engine.state import Limits
 from simkit.errors import InputError
@@ -188,6 +189,14 @@ def _groups(arch: Architecture, settings: EngineSettings, dialect: Dialect, draf
     if settings.keeps_whole_contexts():
         return PLAIN
     groups = kv_groups(arch, dialect.padding_ratio, () if draft is None else draft.layers_beside(arch))
+    if groups.chunked and settings.speculative_tokens > 0 and settings.speculative_method in READ_HIDDEN_STATES:
+        # vLLM VllmConfig: "not yet supported with chunked local attention + eagle", 0.16 to 0.33
+        if settings.disable_hybrid_kv_cache_manager is False:
+            raise InputError(
+                "deployment.engine.disable_hybrid_kv_cache_manager=false: vLLM has no hybrid KV cache manager for "
+                f"layers that see chunks ({arch.name}) with drafts by {settings.speculative_method}; leave it out"
+            )
+        return PLAIN
     seen = any(layer.attention.window_tokens is not None for layer in arch.layers)
     if settings.disable_hybrid_kv_cache_manager is False and seen and groups == PLAIN:
         raise InputError(

@@ -13,6 +13,7 @@ from simkit.engine.state import KEEP_HIT, Limits
 
 SpeculativeMethod = Literal["ngram", "eagle", "eagle3", "mtp", "draft_model"]
 METHODS = get_args(SpeculativeMethod)
+READ_HIDDEN_STATES = ("eagle", "eagle3", "mtp")  # of the target (vLLM SpeculativeConfig.use_eagle)
 
 
 def drafting(limits: Limits, method: SpeculativeMethod, dialect: Dialect, max_num_seqs: int) -> Limits:

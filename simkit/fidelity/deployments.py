@@ -7,6 +7,7 @@ from simkit.engine.settings import EngineSettings
 from simkit.errors import InputError, suggestion
 from simkit.fidelity.measured_runs import MeasuredRun
 from simkit.models.catalog import catalog_entry, known_models, load_model
+from simkit.models.kv_groups import kv_groups
 from simkit.models.layout import Layout
 
 # vLLM 0.15.1, which ran them, schedules as 0.16 does: the oldest version whose rules were recorded
@@ -87,13 +88,25 @@ def deployment_of(run: MeasuredRun) -> Deployment:
             max_num_seqs=run.max_num_seqs or MAX_NUM_SEQS,
             max_model_len=run.max_model_len or min(MAX_MODEL_LEN, load_model(model).max_context_tokens),
             block_size=BLOCK_TOKENS,
-            num_gpu_blocks_override=run.kv_blocks,
+            num_gpu_blocks_override=_pool_blocks(run, model),
             gpu_memory_utilization=run.gpu_memory_utilization,
             enable_prefix_caching=run.enable_prefix_caching,
             enable_chunked_prefill=run.enable_chunked_prefill,
             enforce_eager=run.enforce_eager,
         ),
     )
+
+
+def _pool_blocks(run: MeasuredRun, model: str) -> int | None:
+    """KV blocks of the pool that all groups of layers share: a block of whole contexts is one in each group.
+
+    Until 0.19 vLLM's "GPU KV cache size" is the pool's blocks over the groups, times a block's tokens
+    (kv_cache_utils.py, _report_kv_cache_config).
+    """
+    if run.kv_blocks is None:
+        return None
+    dialect = EngineSettings(engine=ENGINE).dialect()
+    return run.kv_blocks * kv_groups(load_model(model), dialect.padding_ratio).count
 
 
 def _weights(run: MeasuredRun) -> str | None:

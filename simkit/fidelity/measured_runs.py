@@ -98,7 +98,7 @@ class MeasuredRun(_Open):
     enforce_eager: bool = False
     gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
     cpu_offload: bool = False
-    kv_blocks: int | None = Field(default=None, ge=2, le=1 << 24)  # of 16 tokens
+    kv_blocks: int | None = Field(default=None, ge=2, le=1 << 24)  # of 16 tokens, of whole contexts
     workload: str = Field(default="", max_length=300)
     workload_spec: SharedPrefixLoad
     mean_output_tokens_implied: float | None = Field(default=None, ge=1.0, le=1e7, allow_inf_nan=False)

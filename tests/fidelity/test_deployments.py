@@ -109,6 +109,14 @@ def test_the_engine_is_the_one_of_its_time() -> None:
     assert deployment.weights == "fp8"
 
 
+def test_blocks_of_whole_contexts_are_one_in_each_group() -> None:
+    """Scout's 12 layers that see everything and 36 that see a chunk are four groups of one pool (vLLM pull 21761)."""
+    scout = "RedHatAI/Llama-4-Scout-17B-16E-Instruct-FP8-dynamic"
+    found = deployment_of(MeasuredRun.model_validate(run(model=scout, kv_blocks=8253)))
+    assert found.engine.num_gpu_blocks_override == 4 * 8253
+    assert deployment_of(MeasuredRun.model_validate(run(model=scout))).engine.num_gpu_blocks_override is None
+
+
 @pytest.mark.parametrize(("change", "said"), [({"weight_precision": "FP7"}, "FP7"), ({"data_parallel": 2}, "replica")])
 def test_what_is_not_rebuilt_is_refused_with_the_reason(change: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):

@@ -18,11 +18,11 @@ from simkit.fidelity.recorded import compare_recorded, profile_timing
 from simkit.fidelity.validate import validate
 from simkit.models.engine_law import FITTED, EngineLaw, engine_law
 
-FEW = ("16-llama-3-1-8b", "58-llama-2-70b", "27-mixtral-8x7b", "55-llama-3-1-8b", "38-llama-3-1-8b")
+FEW = ("16-llama-3-1-8b", "58-llama-2-70b", "27-mixtral-8x7b", "55-llama-3-1-8b", "38-llama-3-1-8b", "21-llama-4-scout")
 
 
 def test_a_few_runs_are_predicted(gpu_runs: Path) -> None:
-    """A model of 8, 70 and 47 billion parameters on three GPUs: within what leave-one-model-out promises."""
+    """Models of 8, 70, 47 and 109 billion parameters on three GPUs: within what leave-one-model-out promises."""
     runs = [run for run in read_measured_runs(gpu_runs) if run.id.startswith(FEW)]
     assert len(runs) == len(FEW)
     found = validate(runs, seeds=1)

@@ -213,3 +213,18 @@ def test_an_interval_that_is_none_is_told_with_what_is(interval: object) -> None
     with pytest.raises(ValidationError, match="choose 0, a number of tokens up to 4194304, or dense") as caught:
         EngineSettings.model_validate({"prefix_cache_retention_interval": interval})
     assert caught.value.errors()[0]["loc"] == ("prefix_cache_retention_interval",)
+
+
+def test_chunks_keep_whole_contexts_with_drafts_of_eagles_kind() -> None:
+    """vLLM turns its hybrid KV cache manager off for them, and refuses to have it turned on (VllmConfig.__post_init__)."""
+
+    def scout(**engine: object) -> ReplicaSpec:
+        settings = EngineSettings.model_validate({"max_model_len": 16384, "speculative_tokens": 2, **engine})
+        return resolve(
+            Deployment(model="llama-4-scout", device="h200", layout={"tensor": 4}, weights="fp8", engine=settings)
+        )
+
+    assert scout(speculative_method="eagle", acceptance=0.7).limits.window_groups == 0
+    assert scout(speculative_method="ngram", acceptance=0.7, async_scheduling=False).limits.window_groups == 3
+    with pytest.raises(InputError, match="no hybrid KV cache manager for layers that see chunks"):
+        scout(speculative_method="eagle", acceptance=0.7, disable_hybrid_kv_cache_manager=False)
