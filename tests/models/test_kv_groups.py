@@ -221,7 +221,7 @@ def test_chunks_keep_whole_contexts_with_drafts_of_eagles_kind() -> None:
     def scout(**engine: object) -> ReplicaSpec:
         settings = EngineSettings.model_validate({"max_model_len": 16384, "speculative_tokens": 2, **engine})
         return resolve(
-            Deployment(model="llama-4-scout", device="h200", layout={"tensor": 4}, weights="fp8", engine=settings)
+            Deployment(model="llama-4-scout", device="h200", layout=Layout(tensor=4), weights="fp8", engine=settings)
         )
 
     assert scout(speculative_method="eagle", acceptance=0.7).limits.window_groups == 0
