@@ -53,6 +53,8 @@ def serve(config: TestbedConfig, source: str, logs: list[Path], folder: Path | N
         bench = set_up(config.deployment.model, config.deployment.engine, config.testbed)
     with waiting_for("compiling the engine, which is kept for later runs"):
         warm_up(config.deployment.engine.discipline)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         prediction = _predict(config, source, logs, bench, workload, folder or scratch)
     except KeyboardInterrupt:

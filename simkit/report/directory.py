@@ -25,10 +25,12 @@ NOWHERE: Mapping[str, I64] = {}  # one replica by itself has no name
 
 
 def prepare(folder: Path) -> None:
-    """Make the directory, or say why it cannot be written: before the work, not after it."""
+    """Say why the directory could not be made or written, before the work and not after it; it is made when written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        standing = folder
+        while not standing.exists():
+            standing = standing.parent
+        with tempfile.TemporaryFile(dir=standing):
             pass
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"{folder}: there is a file of that name; choose another --out") from None
@@ -64,11 +66,13 @@ def write_atomically(path: Path, content: bytes) -> Path:
 def write_together(contents: Mapping[Path, bytes]) -> list[Path]:
     """Write files so that nobody sees half of one, nor, where the disk is full, some of this result beside another's.
 
-    All are written under other names before the first is called by its own. InputError if a place cannot be written.
+    All are written under other names before the first is called by its own; folders that are missing are made.
+    InputError if a place cannot be written.
     """
     waiting: dict[Path, Path] = {}
     try:
         for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
             waiting[path] = Path(temporary)
             with os.fdopen(handle, "wb") as file:
