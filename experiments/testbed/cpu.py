@@ -1,10 +1,10 @@
 """How well is a measured run on this machine's CPU predicted? Three repeats, calibrated in between, one command.
 
-    python experiments/testbed/cpu.py                  five and a half minutes; --out DIR for logs, numbers and pages
+    python experiments/testbed/cpu.py                  five to six minutes; --out DIR for logs, numbers and pages
     python experiments/testbed/cpu.py --clock processor  on a machine that others use as well
     python experiments/testbed/cpu.py --quick          20 s: is everything connected? Its times mean nothing
 
-A decoder of 99 M parameters serves 42 requests three times, in shifts of 14. Before and after each shift come
+A decoder of 99 M parameters serves 39 requests three times, in shifts of 13. Before and after each shift come
 calibration bursts of other requests. One step-time model is fitted on all bursts; the virtual clock serves the same
 arrivals with it, each shift's steps scattered around the model as those of the bursts beside it were. Then once more
 with asynchronous scheduling, by bursts of its own (left out with --clock processor, which counts one thread). A fixed
@@ -52,7 +52,11 @@ from simkit.workloads.workload import Workload
 
 HERE = Path(__file__).parent
 SHIFTS = 3  # of a repeat
-SENTINEL_STEPS = 15
+SENTINEL_STEPS = 7
+# the sentinel on the machines that the sizes below were chosen on; on a slower one bursts have fewer requests, so that
+# they take as long, but enough for more in a batch than a shift has at once
+SENTINEL_S = 0.021
+FEWEST_OF_A_FULL_BURST = 12
 DRAWS = 25  # of how steps scatter
 PRIORITY = -20  # nice
 AUTOGROUP = Path("/proc/self/autogroup")
@@ -66,12 +70,12 @@ class Size:
     requests: int  # of a repeat
     rate_per_s: float
     repeats: int
-    bursts: tuple[int, ...]  # requests of each burst between two shifts
+    bursts: tuple[int, ...]  # requests of each burst between two shifts, full ones and small ones
     # from the beginning of all; no shift is served again past it, so that all is done within six minutes
     until_s: float
 
 
-FULL = Size(layers=8, requests=42, rate_per_s=1.6, repeats=3, bursts=(20, 5), until_s=190.0)
+FULL = Size(layers=8, requests=39, rate_per_s=1.6, repeats=3, bursts=(20, 5), until_s=190.0)
 QUICK = Size(layers=1, requests=12, rate_per_s=12.0, repeats=1, bursts=(12,), until_s=0.0)
 ASYNCHRONOUS_UNTIL_S = 325.0  # what is computed after the last shift takes some 20 s more
 
@@ -165,10 +169,9 @@ def requests(size: Size) -> Workload:
 
 
 def shifts_of(workload: Workload) -> list[Workload]:
-    """Its requests in `SHIFTS` parts, each with a clock of its own."""
+    """Its requests in `SHIFTS` parts, each with a clock of its own that begins with the first request."""
     parts = [selected(workload, part) for part in np.array_split(np.arange(len(workload)), SHIFTS)]
-    begins = [0, *(int(part.arrival_us[-1]) for part in parts[:-1])]
-    return [replace(part, arrival_us=part.arrival_us - begin) for part, begin in zip(parts, begins, strict=True)]
+    return [replace(part, arrival_us=part.arrival_us - part.arrival_us[0]) for part in parts]
 
 
 def measured_beside_predicted(bench: Bench, size: Size, folder: Path, until_s: float, pages: bool) -> dict[str, object]:
@@ -216,6 +219,8 @@ def measure(bench: Bench, size: Size, folder: Path, until_s: float) -> list[Atte
     whole = requests(size)
     parts = shifts_of(whole)
     numbers, seeds = count(1), count(0, len(size.bursts))
+    sizes = burst_sizes(size, sentinel_s(bench))
+    print(f"calibration bursts of {' and '.join(str(each) for each in sizes)} requests", flush=True)
 
     def serve(shift: int) -> MeasuredRun:
         number = next(numbers)
@@ -227,10 +232,16 @@ def measure(bench: Bench, size: Size, folder: Path, until_s: float) -> list[Atte
         return run
 
     def bursts() -> list[Path]:
-        return calibrate(bench, whole, folder, len(size.bursts), seed=next(seeds), requests=size.bursts)
+        return calibrate(bench, whole, folder, len(sizes), seed=next(seeds), requests=sizes)
 
     actions = Actions(serve, bursts, lambda: sentinel_s(bench))
     return in_shifts(actions, size.repeats * SHIFTS, until_s)
+
+
+def burst_sizes(size: Size, sentinel: float) -> tuple[int, ...]:
+    """Requests of each burst, on a machine whose sentinel takes so many seconds."""
+    slower = max(1.0, sentinel / SENTINEL_S)
+    return tuple(min(each, max(FEWEST_OF_A_FULL_BURST, round(each / slower))) for each in size.bursts)
 
 
 def sentinel_s(bench: Bench) -> float:
