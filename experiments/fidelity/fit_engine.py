@@ -74,9 +74,7 @@ def predicted(one: Rebuilt, engine: EngineLaw, factor: float = 1.0) -> dict[str,
     """Figures of a run by stage, with these constants, and every step so much longer."""
     run, spec, staged = one
     limits = spec.limits
-    sizes = TableSizes(
-        limits.max_num_batched_tokens, limits.max_running, limits.max_model_len, spec.num_blocks * limits.block_size
-    )
+    sizes = TableSizes(limits.max_num_batched_tokens, limits.max_running, limits.max_model_len, spec.context_tokens)
     weights = "fp8" if spec.deployment.weights == "fp8" else None
     tables = calibrated_tables(
         spec.architecture, spec.device, spec.deployment.layout, weights, "bf16", sizes, engine=engine

@@ -124,9 +124,7 @@ def with_marlin(spec: ReplicaSpec) -> ReplicaSpec:
     assert found is not None, "both devices have laws"
     laws = found[0].model_copy(update={"grouped_gemm_4bit": found[0].grouped_gemm_marlin})
     limits = spec.limits
-    sizes = TableSizes(
-        limits.max_num_batched_tokens, limits.max_running, limits.max_model_len, spec.num_blocks * limits.block_size
-    )
+    sizes = TableSizes(limits.max_num_batched_tokens, limits.max_running, limits.max_model_len, spec.context_tokens)
     layout = spec.deployment.layout
     tables = calibrated_tables(spec.architecture, spec.device, layout, sizes=sizes, sampling="plain", laws=laws)
     return replace(spec, tables=tables)
