@@ -80,7 +80,7 @@ def deployment(row: SiliconRow) -> Deployment:
             discipline="sglang" if row.backend == "sglang" else "vllm-v1",
             max_model_len=longest,
             max_num_batched_tokens=step_tokens(row),
-            max_num_seqs=max(1024, row.concurrency),
+            max_num_seqs=most_requests(row),
             gpu_memory_utilization=0.9,
         ),
     )
@@ -89,6 +89,13 @@ def deployment(row: SiliconRow) -> Deployment:
 def of_inferencex(row: SiliconRow) -> bool:
     """Whether InferenceX measured it; else AIConfigurator's authors did."""
     return any(mark in row.source for mark in INFERENCEX)
+
+
+def most_requests(row: SiliconRow) -> int:
+    """The most requests of a step: as InferenceX's scripts for vLLM say, else no fewer than an engine's default."""
+    assert row.concurrency is not None, "deployment() has asked"
+    told = of_inferencex(row) and row.backend == "vllm"
+    return row.concurrency if told else max(1024, row.concurrency)
 
 
 def step_tokens(row: SiliconRow) -> int | None:
