@@ -185,6 +185,7 @@ class Architecture:
     native_weights: Precision = "bf16"  # what the published checkpoint is stored in
     native_groups: frozenset[ParameterGroup] = LINEAR_GROUPS  # the groups of it that `native_weights` applies to
     encoder_parameters: int = 0  # a vision encoder that the engine loads beside the decoder
+    rotary_bytes: int = 0  # the tables of cosines and sines that an engine keeps on every GPU
     samples_truncated: bool | None = None  # its generation_config.json sets top-p or top-k; None: only its name is known
 
     @cached_property

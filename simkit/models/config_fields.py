@@ -32,6 +32,13 @@ class ConfigFields:
         """A whole number of 0 or more; `default` when the field is absent or null."""
         return self._whole(name, default, 0, _LARGEST)
 
+    def number(self, name: str, default: float | None = None) -> float:
+        """A number above 0 and up to a million; `default` when the field is absent or null."""
+        value = self._present(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e6:
+            raise self.error(name, f"is {str(value)[:40]!r}; a number above 0 and up to 1e6 is expected")
+        return float(value)
+
     def flag(self, name: str, default: bool) -> bool:
         """true or false; `default` when the field is absent or null."""
         value = self._values.get(name)

@@ -11,6 +11,7 @@ from simkit.models.architecture import Architecture
 from simkit.models.config_fields import ConfigFields
 from simkit.models.families import FAMILIES
 from simkit.models.quantization import native_precision
+from simkit.models.rotary import rotary_table_bytes
 from simkit.models.vision import ENCODERS
 
 LARGEST_CONFIG_BYTES = 4 << 20
@@ -47,13 +48,15 @@ def architecture_from_config(config: Mapping[str, object], place: str) -> Archit
     elif text_type in _OMITTED:
         text = fields.with_defaults(_OMITTED[text_type])
     precision, groups = native_precision(fields)
+    read = FAMILIES[text_type](text)
     return replace(
-        FAMILIES[text_type](text),
+        read,
         name=place,
         model_type=model_type,
         native_weights=precision,
         native_groups=groups,
         encoder_parameters=_encoder_parameters(fields, text),
+        rotary_bytes=rotary_table_bytes(text, read),
     )
 
 

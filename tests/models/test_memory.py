@@ -49,8 +49,8 @@ def test_kv_blocks_match_real_vllm(shared: Path) -> None:
     assert np.median(np.abs(list(errors.values()))) < 0.005
     text_only = [abs(error) for run, error in errors.items() if "scout" not in run]
     assert max(text_only) < 0.01
-    # Scout profiles its vision encoder too, which the plan leaves out: it is an overestimate, bounded here
-    assert all(0 < error < 0.40 for run, error in errors.items() if "scout" in run)
+    # 1.8 GiB of Scout's memory is not explained (docs/models.md): an overestimate, bounded here
+    assert all(0 < error < 0.16 for run, error in errors.items() if "scout" in run)
 
 
 def test_rows_sum_to_the_device() -> None:
