@@ -30,7 +30,7 @@ VLLM_V1: list[Mutant] = [
 
 ACTIONS: list[Mutant] = [
     ("actions.py", "- progress[request].known - progress[request].placeholders", "- progress[request].known"),
-    ("actions.py", "if samples > 0 and asynchronous(r):", "if asynchronous(r):"),
+    ("actions.py", "progress[request].placeholders += samples", "progress[request].placeholders += min(samples, 1)"),
     ("actions.py", "if new * groups_of(r.limits) > r.pool.counts[FREE_BLOCKS]:", "if new * groups_of(r.limits) >= r.pool.counts[FREE_BLOCKS]:"),
     ("actions.py", "register_full_blocks(r, request, min(tokens, r.progress[request].known))", "register_full_blocks(r, request, tokens)"),
     ("actions.py", "if r.limits.reserve_full_isl:", "if not r.limits.reserve_full_isl:"),
