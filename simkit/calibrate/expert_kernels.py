@@ -61,7 +61,9 @@ class Kernels:
         votes = {(name, known.expert > 1, model_of(known)) for known, name in self.ran.items()}
 
         def likely(name: str) -> tuple[int, int, int, bool]:
-            its = [(spread == (shape.expert > 1), model == model_of(shape)) for ran, spread, model in votes if ran == name]
+            its = [
+                (spread == (shape.expert > 1), model == model_of(shape)) for ran, spread, model in votes if ran == name
+            ]
             both, own, alike = sum(a and b for a, b in its), sum(b for _, b in its), sum(a for a, _ in its)
             return both, own, alike, name == self.most
 

@@ -9,8 +9,8 @@
 - copies: gathered, activated and summed again whatever GPU their expert is on: vLLM's fused experts run these passes
   over all tokens x top k.
 
-Left out, because they gain 0.2 points at most where models are left out of the fit (docs/calibrate_errors.md): the start
-of each program, a price for each expert held, a loss at short hidden sizes, passes over this GPU's copies alone.
+Left out, because they gain 0.2 points at most where models are left out of the fit (docs/calibrate_errors.md): the
+start of each program, a price for each expert held, a loss at short hidden sizes, passes over this GPU's copies alone.
 """
 
 from functools import reduce
@@ -23,8 +23,8 @@ from simkit.calibrate.expert_routing import TILE_ROWS
 
 F64 = NDArray[np.float64]
 
-# a slice whose rows are not whole in 16 elements is read a few bytes at a time: Triton vectorises loads of what it knows
-# to be divisible by 16
+# a slice whose rows are not whole in 16 elements is read a few bytes at a time: Triton vectorises loads of what it
+# knows to be divisible by 16
 ALIGNED = 16
 BLOCK = 128  # columns of a program
 MIDDLE_WIDTH, MIDDLE_HIDDEN = 1024.0, 4096.0  # where slopes of the rate are zero

@@ -57,7 +57,9 @@ def _tables(timings: Mapping[Point, Timing], held_out: Set[Point]) -> "dict[str,
         times = (timing.median_ns, timing.p10_ns, timing.p90_ns, timing.repeats, Tag.MEASURED.word, use)
         rows.setdefault(point.table, []).append((*point.sizes, *kernel, *times))
     return {
-        table: pd.DataFrame(lines, columns=[*_names(table), *(column.name for column in TIMING)]).assign(**absent(table))
+        table: pd.DataFrame(lines, columns=[*_names(table), *(column.name for column in TIMING)]).assign(
+            **absent(table)
+        )
         for table, lines in rows.items()
     }
 

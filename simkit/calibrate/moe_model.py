@@ -1,9 +1,9 @@
 """Routed experts: a curve over tokens for each configuration, and a law for configurations that were not timed.
 
-Per dtype and kernel a law (`expert_law.py`) says what a layer takes from the experts that its tokens reach and the tiles
-and copies these make. A configuration that was timed keeps its own log ratio to the law, linear in the log of tokens
-between measured sizes. One that was not gets the ratio that kriging over the others' gives at each size: theirs where
-they are like it, none where none is.
+Per dtype and kernel a law (`expert_law.py`) says what a layer takes from the experts that its tokens reach and the
+tiles and copies these make. A configuration that was timed keeps its own log ratio to the law, linear in the log of
+tokens between measured sizes. One that was not gets the ratio that kriging over the others' gives at each size: theirs
+where they are like it, none where none is.
 
 A law of one model knows little of other sizes: there times between measured tokens follow the table's roofline.
 """

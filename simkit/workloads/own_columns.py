@@ -24,7 +24,8 @@ ROLES = {
 def own_format(columns: Mapping[str, str], unit: TimeUnit = "s") -> Format:
     """The format of a CSV file by a map from roles (`ROLES`) to its column names; times in `unit`, or as wall clock.
 
-    Times count from the first request, whatever they counted from. Without an arrival column, times have to be drawn. Raises InputError for a role that is not known or is missing.
+    Times count from the first request, whatever they counted from. Without an arrival column, times have to be drawn.
+    Raises InputError for a role that is not known or is missing.
     """
     for role in columns:
         if role not in ROLES:

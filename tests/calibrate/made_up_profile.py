@@ -48,7 +48,15 @@ def table(name: str, median_ns: object, **sizes: object) -> pd.DataFrame:
     """Rows of a table with all its columns."""
     frame = pd.DataFrame({**sizes, "median_ns": median_ns})
     filled = {"kernel": "made up", "contexts": "", "p10_ns": np.nan, "p90_ns": np.nan}
-    filled |= {"repeats": 5, "known": "measured", "use": "fit", "kv_dtype": "bf16", "dtype": "bf16", "window": 0, "matrices": 3}
+    filled |= {
+        "repeats": 5,
+        "known": "measured",
+        "use": "fit",
+        "kv_dtype": "bf16",
+        "dtype": "bf16",
+        "window": 0,
+        "matrices": 3,
+    }
     for column in columns(name):
         if column.name not in frame:
             frame[column.name] = filled[column.name]

@@ -26,7 +26,9 @@ def test_balanced_routing_is_the_collectors_loop(experts: int, top_k: int, gpus:
     assert found.tiles.tolist() == [[sum(-(-int(n) // rows) for n in held)] for rows in TILE_ROWS]
 
 
-@pytest.mark.parametrize(("experts", "top_k", "gpus"), [(128, 8, 1), (128, 8, 16), (8, 2, 4), (16, 1, 2), (512, 22, 64)])
+@pytest.mark.parametrize(
+    ("experts", "top_k", "gpus"), [(128, 8, 1), (128, 8, 16), (8, 2, 4), (16, 1, 2), (512, 22, 64)]
+)
 @pytest.mark.parametrize("tokens", [1, 2, 8, 50, 3000])
 def test_drawn_copies_are_all_there_and_no_expert_has_more_than_every_token(
     experts: int, top_k: int, gpus: int, tokens: int
@@ -66,7 +68,10 @@ def test_uneven_routing_reaches_fewer_experts_and_wastes_more_of_tiles() -> None
 
 def test_the_busiest_gpu_has_more_than_its_share() -> None:
     tokens = np.array([4096.0])
-    shares = [float(routed(tokens, Routing(256, 8, gpus, "power_law_1.01")).rows[0]) * gpus / (4096 * 8) for gpus in (1, 8, 64)]
+    shares = [
+        float(routed(tokens, Routing(256, 8, gpus, "power_law_1.01")).rows[0]) * gpus / (4096 * 8)
+        for gpus in (1, 8, 64)
+    ]
     assert shares[0] == pytest.approx(1.0, abs=0.01)
     assert 1.0 < shares[1] < shares[2]
 

@@ -24,13 +24,15 @@ def even_copies(experts: int, top_k: int, tokens: int) -> np.ndarray:
     """Copies for each expert where tokens are dealt to experts in turn; `top_k` divides `experts`."""
     stride = experts // top_k
     if tokens >= stride:
-        return np.bincount((np.arange(tokens)[:, None] + np.arange(0, experts, stride)).ravel() % experts, minlength=experts)
+        return np.bincount(
+            (np.arange(tokens)[:, None] + np.arange(0, experts, stride)).ravel() % experts, minlength=experts
+        )
     first = np.arange(tokens) * stride // tokens
     return np.bincount((first[:, None] + np.arange(0, experts, stride)).ravel(), minlength=experts)
 
 
 def tiled_ns(tokens: int, shape: MoeShape) -> float:
-    """A device with tiles of 16 and 128 rows, 100 and 600 TFLOP/s; weights at 4 TB/s; 24 bytes moved for each copy x width."""
+    """A device with tiles of 16 and 128 rows, 100 and 600 TFLOP/s; weights at 4 TB/s; 24 bytes a copy x width."""
     copies = even_copies(shape.experts, shape.top_k, tokens)
     elements = 3.0 * shape.hidden * shape.width / shape.tensor
     read = (copies > 0).sum() * elements * 2.0 / 4e3
@@ -45,7 +47,14 @@ def measured(models: tuple[tuple[int, int, int, int], ...], **more: object) -> p
         for tensor in (1, 2, 4, 8):
             shape = MoeShape(hidden, width, experts, top_k, tensor)
             ns = [tiled_ns(int(tokens), shape) for tokens in TOKENS]
-            sizes = {"hidden": hidden, "width": width, "experts": experts, "top_k": top_k, "tensor": tensor, "expert": 1}
+            sizes = {
+                "hidden": hidden,
+                "width": width,
+                "experts": experts,
+                "top_k": top_k,
+                "tensor": tensor,
+                "expert": 1,
+            }
             rows.append(table("moe", ns, tokens=TOKENS, routing="balanced", **sizes, **more))
     return pd.concat(rows, ignore_index=True)
 
@@ -132,7 +141,9 @@ def test_experts_of_models_that_square_a_relu_have_no_gate(tmp_path: Path, monke
     """NVIDIA-Nemotron-3-Nano-30B-A3B and -Super-120B-A12B (latent), as their config.json say."""
     folder = tmp_path / "model_configs"
     folder.mkdir()
-    relu = '"mlp_hidden_act": "relu2", "num_experts_per_tok": {k}, "n_routed_experts": {e}, "moe_intermediate_size": {w}'
+    relu = (
+        '"mlp_hidden_act": "relu2", "num_experts_per_tok": {k}, "n_routed_experts": {e}, "moe_intermediate_size": {w}'
+    )
     nano, latent = relu.format(k=6, e=128, w=1856), relu.format(k=22, e=512, w=2688)
     (folder / "nano.json").write_text('{"hidden_size": 2688, ' + nano + "}")
     (folder / "super.json").write_text('{"hidden_size": 4096, "moe_latent_size": 1024, ' + latent + "}")

@@ -194,10 +194,11 @@ def test_a_process_killed_between_the_renames_loses_no_profile(
             raise SystemExit("killed")
         return real(path, target)
 
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+    fake = FakeDevice(law, FakeClock())
+    with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", killed)
-        fake = FakeDevice(law, FakeClock())
-        measured_profile(measured_device(fake), a_plan(), 60.0, tmp_path / "p", resume=True, clock=fake.clock)
+        with pytest.raises(SystemExit):
+            measured_profile(measured_device(fake), a_plan(), 60.0, tmp_path / "p", resume=True, clock=fake.clock)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.new", "p.old"]
     again = FakeDevice(law, FakeClock())
     second = measured_profile(measured_device(again), a_plan(), 60.0, tmp_path / "p", resume=True)

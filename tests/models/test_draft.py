@@ -80,7 +80,7 @@ def test_usual_eagle3_is_that_of_its_published_config(tmp_path: Path) -> None:
 
 
 def test_a_head_narrower_than_its_target_has_an_embedding_of_its_own(tmp_path: Path) -> None:
-    """yuhuili/EAGLE3-LLaMA3.3-Instruct-70B is 6,144 wide and reads a target of 8,192 (its config: target_hidden_size)."""
+    """yuhuili/EAGLE3-LLaMA3.3-Instruct-70B is 6,144 wide and reads a target of 8,192 (target_hidden_size)."""
     config = EAGLE3_LLAMA | {"hidden_size": 6144, "intermediate_size": 16384, "num_attention_heads": 48}
     (tmp_path / "config.json").write_text(json.dumps(config | {"head_dim": 128, "target_hidden_size": 8192}))
     draft = load_draft("eagle3", str(tmp_path), load_model("llama-3.1-70b"), None)
@@ -175,7 +175,7 @@ def test_what_is_no_draft_is_refused(method: DraftMethod, model: str | None, tar
 
 
 def test_a_draft_that_cannot_run_beside_its_target_is_refused() -> None:
-    with pytest.raises(InputError, match="knows 151936 tokens and qwen2.5-7b 152064"):
+    with pytest.raises(InputError, match=r"knows 151936 tokens and qwen2\.5-7b 152064"):
         draft_model(load_model("qwen2.5-0.5b")).check(load_model("qwen2.5-7b"), Layout())
     with pytest.raises(InputError, match="does not divide 14 attention heads"):
         draft_model(load_model("qwen2.5-0.5b")).check(load_model("qwen2.5-1.5b"), Layout(tensor=4))

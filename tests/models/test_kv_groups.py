@@ -216,7 +216,7 @@ def test_an_interval_that_is_none_is_told_with_what_is(interval: object) -> None
 
 
 def test_chunks_keep_whole_contexts_with_drafts_of_eagles_kind() -> None:
-    """vLLM turns its hybrid KV cache manager off for them, and refuses to have it turned on (VllmConfig.__post_init__)."""
+    """vLLM turns its hybrid KV cache manager off for them, and refuses it (VllmConfig.__post_init__)."""
 
     def scout(**engine: object) -> ReplicaSpec:
         settings = EngineSettings.model_validate({"max_model_len": 16384, "speculative_tokens": 2, **engine})

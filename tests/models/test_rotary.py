@@ -78,7 +78,7 @@ def test_a_part_of_each_head_may_be_turned() -> None:
 
 @pytest.mark.parametrize("factor", [0, -1, "8", True, None])
 def test_a_factor_that_is_none_is_named(factor: object) -> None:
-    with pytest.raises(InputError, match="config.json: rope_scaling: field 'factor'"):
+    with pytest.raises(InputError, match=r"config\.json: rope_scaling: field 'factor'"):
         read(rope_scaling={"type": "linear", "factor": factor})
 
 
