@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from simkit.models.linear_attention import LinearAttention
 from simkit.models.precision import WEIGHT_BITS, Precision, vector_bytes
 
 AttentionKind = Literal["MHA", "GQA", "MQA", "MLA"]
@@ -33,7 +34,14 @@ class GroupedAttention:
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: bool = False  # one norm vector of head_dim for q and one for k (Qwen 3, Gemma 3)
+    norms_all_heads: bool = False  # these two are as wide as all heads of q and of k (OLMo 2, MiniMax-M2)
     sinks: bool = False  # one learnt logit a head (GPT-OSS)
+    output_gate: bool = False  # queries are projected with a gate of their width for the output (Qwen3-Next)
+
+    @property
+    def query_width(self) -> int:
+        """What is projected for queries: all heads, and their gates if any."""
+        return self.heads * self.head_dim * (1 + self.output_gate)
 
     @property
     def kind(self) -> AttentionKind:
@@ -44,9 +52,11 @@ class GroupedAttention:
 
     def parameters(self, hidden: int) -> int:
         """Weights of q, k, v, o, their biases, norms and sinks."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        q, kv = self.query_width, self.kv_heads * self.head_dim
         biases = (q + 2 * kv) * self.qkv_bias + hidden * self.output_bias
-        return hidden * (q + 2 * kv) + q * hidden + biases + 2 * self.head_dim * self.qk_norm + self.heads * self.sinks
+        normed = self.heads + self.kv_heads if self.norms_all_heads else 2
+        norms = normed * self.head_dim * self.qk_norm
+        return hidden * (q + 2 * kv) + self.heads * self.head_dim * hidden + biases + norms + self.heads * self.sinks
 
     def kv_bytes(self, precision: Precision) -> int:
         """Bytes one token leaves in this layer's KV cache: a key and a value vector a KV head."""
@@ -113,7 +123,7 @@ class LatentAttention:
         return vector_bytes(self.kv_rank + self.rope_dim, precision) + indexer
 
 
-Attention = GroupedAttention | LatentAttention
+Attention = GroupedAttention | LatentAttention | LinearAttention
 
 
 @dataclass(frozen=True)
@@ -141,18 +151,27 @@ class MoE:
     shared_gate: bool = False  # a scalar gate on the shared expert (Qwen2-MoE)
     bias: bool = False  # in the experts and the router (GPT-OSS)
     correction_bias: bool = False  # one number an expert steers balance (DeepSeek-V3, GLM-4.5)
+    gated: bool = True  # three matrices an expert, the shared one too; False: two (Nemotron)
+    # experts read and write vectors of this width, projected for all of them together (Nemotron 3 Super); 0: of hidden
+    latent: int = 0
+
+    @property
+    def ups(self) -> int:
+        """Matrices of an expert that read its input: the gate's, if any, and the other."""
+        return 2 if self.gated else 1
 
     def expert_parameters(self, hidden: int) -> int:
         """Weights of one routed expert."""
-        return 3 * hidden * self.width + (2 * self.width + hidden) * self.bias
+        inner = self.latent or hidden
+        return (self.ups + 1) * inner * self.width + (self.ups * self.width + inner) * self.bias
 
     def router_parameters(self, hidden: int) -> int:
         """Weights of the router, and of the shared expert's gate."""
         return self.experts * (hidden + self.bias + self.correction_bias) + hidden * self.shared_gate
 
     def shared_parameters(self, hidden: int) -> int:
-        """Weights of the shared expert."""
-        return 3 * hidden * self.shared_width
+        """Weights of the shared expert, and of the projections to the experts' latent vectors and back."""
+        return (self.ups + 1) * hidden * self.shared_width + 2 * hidden * self.latent
 
 
 FFN = DenseFFN | MoE
@@ -163,7 +182,7 @@ class Layer:
     """One decoder layer. Equal layers are the same kind."""
 
     attention: Attention
-    ffn: FFN
+    ffn: FFN | None  # None: the next layer's attention follows at once (Nemotron-H)
     norms: int = 2  # norm vectors of hidden size: 2 before attention and FFN; 4 in Gemma; 1 where both run in parallel
 
 
@@ -186,7 +205,8 @@ class Architecture:
     native_groups: frozenset[ParameterGroup] = LINEAR_GROUPS  # the groups of it that `native_weights` applies to
     encoder_parameters: int = 0  # a vision encoder that the engine loads beside the decoder
     rotary_bytes: int = 0  # the tables of cosines and sines that an engine keeps on every GPU
-    samples_truncated: bool | None = None  # its generation_config.json sets top-p or top-k; None: only its name is known
+    # its generation_config.json sets top-p or top-k; None: only its name is known
+    samples_truncated: bool | None = None
 
     @cached_property
     def kinds(self) -> dict[Layer, int]:
@@ -231,6 +251,15 @@ class Architecture:
         """Bytes of all weights when stored in `weights` (None: as published); only linear layers are quantised."""
         return round(sum(n * self.weight_bits(g, weights) / 8 for g, n in self.parameters_by_group.items()))
 
+    @cached_property
+    def linear_layers(self) -> list[LinearAttention]:
+        """Of the layers that keep a state and no KV, their attention; equal ones as often as they are there."""
+        return [layer.attention for layer in self.layers if isinstance(layer.attention, LinearAttention)]
+
+    def state_bytes(self) -> int:
+        """Bytes that a request keeps in all layers whose attention keeps a state."""
+        return sum(attention.state_bytes() for attention in self.linear_layers)
+
     def kv_bytes_per_token(self, kv: Precision = "bf16") -> int:
         """Bytes one token leaves in the KV cache of all layers, exactly."""
         return sum(self.kv_bytes_by_kind(kv).values())
@@ -253,13 +282,20 @@ def layer_parameters(layer: Layer, hidden: int, norm_has_bias: bool) -> dict[Par
         parts["experts"] = layer.ffn.experts * layer.ffn.expert_parameters(hidden)
         parts["router"] = layer.ffn.router_parameters(hidden)
         parts["shared_experts"] = layer.ffn.shared_parameters(hidden)
-    else:
+    elif layer.ffn is not None:
         parts["dense_ffn"] = layer.ffn.parameters(hidden)
     return parts
 
 
+def named_kind(attention: Attention) -> str:
+    """The kind of an attention in a sentence: MHA, latent, Mamba2 .."""
+    return "latent" if isinstance(attention, LatentAttention) else attention.kind
+
+
 def reach_name(attention: Attention) -> str:
     """The kind of an attention and how far it looks back, for tables: `GQA window 4096`."""
+    if isinstance(attention, LinearAttention):
+        return f"{attention.kind} state"
     if attention.window_tokens is None:
         return f"{attention.kind} full"
     return f"{attention.kind} {'chunk' if attention.chunked else 'window'} {attention.window_tokens}"

@@ -64,6 +64,18 @@ class ConfigFields:
             raise self.error(name, "is not a list of strings")
         return list(value)
 
+    def positives(self, name: str) -> list[int]:
+        """A list of whole numbers of 1 or more, empty when the field is absent or null."""
+        value = self._values.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise self.error(name, f"is {str(value)[:40]!r}; a list of whole numbers is expected")
+        for entry in value:
+            if isinstance(entry, bool) or not isinstance(entry, int) or not 1 <= entry <= _LARGEST:
+                raise self.error(name, f"holds {str(entry)[:40]!r}; whole numbers of 1 or more are expected")
+        return list(value)
+
     def indices(self, name: str, below: int) -> frozenset[int]:
         """A list of layer indices, each in 0 .. below - 1; empty when the field is absent or null."""
         value = self._values.get(name)
@@ -100,6 +112,10 @@ class ConfigFields:
         """The same fields, those absent or null taken from `defaults`."""
         present = {name: value for name, value in self._values.items() if value is not None}
         return ConfigFields(self.place, {**defaults, **present})
+
+    def replaced(self, values: Mapping[str, object]) -> "ConfigFields":
+        """The same fields, those of `values` in place of the file's."""
+        return ConfigFields(self.place, {**self._values, **values})
 
     def names(self) -> list[str]:
         """The names of all fields."""

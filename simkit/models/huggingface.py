@@ -18,7 +18,18 @@ LARGEST_CONFIG_BYTES = 4 << 20
 
 # Multimodal wrappers, the family of the text model inside, and the fields that published files leave to the
 # configuration class (transformers `Gemma3TextConfig`: released Gemma 3 files omit what equals these).
-_WRAPPERS = {"llama4": "llama4_text", "gemma3": "gemma3_text"}
+_WRAPPERS = {
+    "gemma3": "gemma3_text",
+    "kimi_k25": "kimi_k2",
+    "llama4": "llama4_text",
+    "mistral3": "mistral",
+    "qwen2_vl": "qwen2_vl_text",
+    "qwen2_5_vl": "qwen2_5_vl_text",
+    "qwen3_vl": "qwen3_vl_text",
+    "qwen3_vl_moe": "qwen3_vl_moe_text",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+}
 _OMITTED: dict[str, dict[str, object]] = {
     "gemma3_text": {
         "vocab_size": 262208,
@@ -38,17 +49,17 @@ def architecture_from_config(config: Mapping[str, object], place: str) -> Archit
     """
     fields = ConfigFields(place, config)
     model_type = fields.text("model_type")
-    text_type = _WRAPPERS.get(model_type, model_type)
+    text = _text_fields(fields, _WRAPPERS[model_type]) if model_type in _WRAPPERS else fields
+    text_type = text.text("model_type")
     if text_type not in FAMILIES:
         known = [*FAMILIES, *_WRAPPERS]
-        raise fields.error("model_type", f"is {model_type!r}, which is not understood; {suggestion(model_type, known)}")
-    text = fields
-    if model_type in _WRAPPERS:
-        text = _text_fields(fields, text_type)
-    elif text_type in _OMITTED:
-        text = fields.with_defaults(_OMITTED[text_type])
-    precision, groups = native_precision(fields)
+        raise text.error("model_type", f"is {text_type!r}, which is not understood; {suggestion(text_type, known)}")
+    text = text.with_defaults(_OMITTED.get(text_type, {}))
+    # Kimi K2.5 has it with the text model, to which alone it applies
+    precision, groups = native_precision(text if text.has("quantization_config") else fields)
     read = FAMILIES[text_type](text)
+    if len(read.linear_layers) == len(read.layers):
+        raise text.error("model_type", f"is {model_type!r} without a layer of attention, which is not understood")
     return replace(
         read,
         name=place,
@@ -69,7 +80,7 @@ def read_config(path: Path) -> Architecture:
         InputError: the file cannot be read, is too large, is not JSON, or is not understood.
     """
     path = config_path(path)
-    architecture = architecture_from_config(object_in(path), str(path))
+    architecture = architecture_from_config(_with_quantization(object_in(path), path.parent), str(path))
     return replace(architecture, name=called(path), samples_truncated=_samples_truncated(path.parent))
 
 
@@ -92,6 +103,15 @@ def object_in(path: Path) -> dict[str, object]:
     return config
 
 
+def _with_quantization(config: dict[str, object], folder: Path) -> dict[str, object]:
+    """The fields with what ModelOpt wrote into a file of its own, hf_quant_config.json, as it did for long."""
+    path = folder / "hf_quant_config.json"
+    if config.get("quantization_config") is not None or not path.is_file():
+        return config
+    told = ConfigFields(str(path), object_in(path)).child("quantization").values()
+    return {**config, "quantization_config": {**told, "quant_method": "modelopt"}}
+
+
 def _samples_truncated(folder: Path) -> bool:
     """Whether a model's generation_config.json sets top-p or top-k; without the file an engine has neither (vLLM)."""
     path = folder / "generation_config.json"
@@ -108,15 +128,19 @@ def called(path: Path) -> str:
 
 
 def _text_fields(fields: ConfigFields, text_type: str) -> ConfigFields:
-    inner = fields.child("text_config")
-    return inner.with_defaults({**_OMITTED.get(text_type, {}), "model_type": text_type})
+    """The text model's fields in a wrapper's file; early files of Qwen2-VL and 2.5-VL have them among its own."""
+    if not fields.has("text_config"):
+        return fields.replaced({"model_type": text_type})
+    tied = fields.flag("tie_word_embeddings", False)
+    outer: dict[str, object] = {"tie_word_embeddings": tied} if fields.has("tie_word_embeddings") else {}
+    return fields.child("text_config").with_defaults({**outer, "model_type": text_type})
 
 
 def _encoder_parameters(fields: ConfigFields, text: ConfigFields) -> int:
     if not fields.has("vision_config"):
         return 0
     vision = fields.child("vision_config")
-    kind = vision.text("model_type")
+    kind = (vision.text("model_type", "") or fields.text("model_type")).removesuffix("_vision")
     if kind not in ENCODERS:
         raise vision.error("model_type", f"is {kind!r}, which is not understood; {suggestion(kind, ENCODERS)}")
-    return ENCODERS[kind](vision, text.positive("hidden_size"))
+    return ENCODERS[kind](vision, fields, text.positive("hidden_size"))

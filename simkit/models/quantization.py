@@ -19,7 +19,8 @@ def native_precision(fields: ConfigFields) -> tuple[Precision, frozenset[Paramet
     if not fields.has("quantization_config"):
         return _dtype(fields), LINEAR_GROUPS
     quantized = fields.child("quantization_config")
-    method = quantized.text("quant_method")
+    # files that ModelOpt wrote before it named itself
+    method = quantized.text("quant_method", "modelopt" if quantized.has("quant_algo") else None)
     if method == "mxfp4":  # GPT-OSS: only the experts
         return "mxfp4", frozenset({"experts"})
     return _precision(quantized, method), LINEAR_GROUPS - _left_alone(quantized)
@@ -66,11 +67,27 @@ def _by_bits(fields: ConfigFields, kind: str, bits: int, name: str) -> Precision
 
 def _left_alone(quantized: ConfigFields) -> frozenset[ParameterGroup]:
     """Groups whose modules are named as not quantised. A vision encoder's modules say nothing about the decoder."""
-    listed = quantized.texts("ignore") + quantized.texts("modules_to_not_convert")
-    names = [name for name in listed if "vision" not in name]
+    listed = [name for key in ("ignore", "modules_to_not_convert", "exclude_modules") for name in quantized.texts(key)]
+    names = [name for name in listed if "vision" not in name and "visual" not in name]
     groups: set[ParameterGroup] = set()
-    if any("self_attn" in name for name in names):
+    if any(_is_projection(name) for name in names):
         groups.add("attention")
     if any("shared_expert" in name and "gate" not in name.rsplit(".", 1)[-1] for name in names):
         groups.add("shared_experts")
+    if any("mlp" in name and "_proj" in name and "expert" not in name for name in names):
+        groups.add("dense_ffn")
     return frozenset(groups)
+
+
+def _is_projection(name: str) -> bool:
+    """Whether a module is attention itself or one of its large matrices: norms and indexers stay at 16 bits anyway."""
+    for attention in ("self_attn", "linear_attn", "mixer"):
+        _, found, inside = name.partition(attention)
+        if found and "indexer" not in inside and not inside.endswith(("norm", "norm.weight", "bias")):
+            # of a mixer (Nemotron-H) only in_proj and out_proj are Mamba's; gate, experts and the like are not
+            parts = inside.strip(".*")
+            small = parts in ("conv1d", "in_proj_a", "in_proj_b", "in_proj_ba")
+            if attention == "mixer":
+                return parts in ("in_proj", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj")
+            return not small
+    return False
