@@ -20,6 +20,7 @@ from scipy.optimize import least_squares
 
 from simkit.models.device import Device, load_device
 from simkit.models.kernel_laws import KERNELS_FILE, LARGE_MESSAGE_BYTES
+from simkit.models.state_time import CHUNK_TOKENS
 
 F64 = NDArray[np.float64]
 Law = dict[str, float]
@@ -54,6 +55,10 @@ BOUNDS = {
     "extra_keys": (200.0, 1.0, 2000.0),
     "copies": (0.4, 0.03, 1.05),
     "efficiency": (0.3, 0.01, 1.2),
+    "start_us": (10.0, 0.1, 200.0),
+    "chunk_us": (3.0, 0.01, 100.0),
+    "busy_us": (5.0, 0.01, 500.0),
+    "q": (4.0, 1.5, 20.0),
 }
 
 
@@ -174,6 +179,42 @@ def attention_prefill(table: pd.DataFrame, device: Device) -> Law:
     return fitted(["compute", "fixed_us", "extra_keys"], predict, t) | {"bandwidth": 0.8}
 
 
+def state_decode(table: pd.DataFrame, device: Device) -> Law:
+    """Gated DeltaNet of one token a request: states of two L2 caches and more, and of requests too few to matter."""
+    rows = table[(table.phase == "generation") & ~table.kernel_source.str.contains("conv")]
+    batch, heads, key, value, t = columns(rows, "batch_size", "num_v_heads", "head_k_dim", "head_v_dim")
+    # read and written in fp32; the kernel of older tables would beat the memory's peak so, and is taken to keep 16 bits
+    wide = np.where(rows.kernel_source.str.contains("packed"), 4, 2)
+    moved = 2 * wide * batch * heads * key * value
+    cold = moved > 2 * device.l2_mib.value * 2**20
+    memory = moved / device.bandwidth_bytes_per_s
+    few = batch <= 2
+    law = fitted(
+        ["bandwidth", "fixed_us"],
+        lambda law: (law["fixed_us"] * 1e-6 + memory / law["bandwidth"])[cold | few],
+        t[cold | few],
+    )
+    return {"compute": 1.0} | law
+
+
+def state_prefill(table: pd.DataFrame, device: Device) -> Law | None:
+    """Gated DeltaNet over prompts of 64 tokens and more, up to 32,768 of them a step; None without a table."""
+    rows = table[(table.phase == "context") & ~table.kernel_source.str.contains("conv")]
+    rows = rows[(rows.seq_len >= CHUNK_TOKENS) & (rows.seq_len * rows.batch_size <= 32768)]
+    batch, length, heads, t = columns(rows, "batch_size", "seq_len", "num_v_heads")
+    if len(t) < 100:
+        return None
+    alone = length / CHUNK_TOKENS
+    busy = batch * alone * heads / device.multiprocessors.value
+
+    def predict(law: Law) -> F64:
+        both = (law["chunk_us"] * alone) ** law["q"] + (law["busy_us"] * busy) ** law["q"]
+        return 1e-6 * (law["start_us"] + both ** (1 / law["q"]))
+
+    law = fitted(["start_us", "chunk_us", "busy_us", "q"], predict, t)
+    return {"corner" if name == "q" else name: value for name, value in law.items()}
+
+
 def all_reduce(table: pd.DataFrame, device: Device) -> list[Law]:
     """vLLM's all-reduce in a graph, 4 KB to 512 MB, by number of GPUs; a line below the switch and one above."""
     rows = table[table.kernel_source.str.contains("graph") & (table.message_size >= 4096)]
@@ -198,6 +239,14 @@ def all_reduce(table: pd.DataFrame, device: Device) -> list[Law]:
     return laws
 
 
+def state_table(folder: Path) -> pd.DataFrame:
+    """Measurements of Gated DeltaNet, by vLLM's kernels where there are any, else by SGLang's."""
+    for engine in ("vllm", "sglang"):
+        if (folder / engine).is_dir():
+            return newest(folder / engine, "gdn_perf.parquet")[0]
+    raise FileNotFoundError(f"{folder}: no table of Gated DeltaNet")
+
+
 def newest(folder: Path, name: str) -> tuple[pd.DataFrame, str]:
     """A table of the highest vLLM version that has it, and that version."""
     files = sorted(folder.glob(f"*/{name}"), key=lambda file: [int(part) for part in file.parent.name.split(".")])
@@ -211,6 +260,7 @@ def laws(folder: Path, device: Device) -> dict[str, object]:
     experts, _ = newest(folder / "moe/vllm", "moe_perf.parquet")
     decode, _ = newest(folder / "attention/vllm", "generation_attention_perf.parquet")
     prefill, _ = newest(folder / "attention/vllm", "context_attention_perf.parquet")
+    states = state_table(folder / "linear_attention")
     sums, sum_version = newest(folder / "comm/vllm", "custom_allreduce_perf.parquet")
     dense, moe = gemm(gemms, device, "bfloat16"), grouped(experts, device, ("bfloat16",))
     assert dense is not None, f"{folder}: too few products"
@@ -228,6 +278,8 @@ def laws(folder: Path, device: Device) -> dict[str, object]:
         "grouped_gemm_marlin": marlin(experts, device) or moe,
         "attention_decode": attention_decode(decode, device),
         "attention_prefill": attention_prefill(prefill, device),
+        "state_decode": state_decode(states, device),
+        "state_prefill": state_prefill(states, device),
         "all_reduce": all_reduce(sums, device),
     }
 
@@ -242,6 +294,9 @@ def main() -> None:
         data = Path(aiconfigurator_core.__file__).parent / "systems/data"
     out = Path(sys.argv[2]) if len(sys.argv) > 2 else KERNELS_FILE
     devices = {name: laws(data / folder, load_device(name)) for name, folder in DEVICES.items()}
+    for found in devices.values():
+        if found["state_prefill"] is None:  # not in the A100's table; of the devices measured, L40S runs its kernels
+            found["state_prefill"] = devices["l40s"]["state_prefill"]
     head = "# Made by experiments/fidelity/distil_kernels.py; fractions of the datasheet peaks in facts/devices.yaml.\n"
     tree = {"devices": devices, "stand_ins": STAND_INS}
 

@@ -1,11 +1,14 @@
 """The attention of a step, all layers, timed from a profile; latent attention with a sparse indexer by a law."""
 
+from collections import Counter
+
 from simkit.calibrate.operator_sizes import F64, AttentionShape, LatentShape
 from simkit.calibrate.profiled_step import KV_DTYPE, ProfiledStep, or_nothing
-from simkit.calibrate.provenance import Times
+from simkit.calibrate.provenance import Tag, Times, tagged
 from simkit.models.architecture import GroupedAttention, LatentAttention
 from simkit.models.attention_operators import decode_attention, prefill_attention
 from simkit.models.layout import kv_heads_per_gpu
+from simkit.models.linear_attention import LinearAttention
 
 Attention = GroupedAttention | LatentAttention
 
@@ -21,8 +24,10 @@ def decode_parts(step: ProfiledStep, batch: F64, contexts: F64, windowed: bool) 
     """
     operators = decode_attention(step.arch, step.layout, batch, contexts, windowed, step.kv)
     kinds = [kind for kind in _layers(step) if (kind[0].window_tokens is not None) == windowed]
-    parts = []
-    for (attention, count), operator in zip(kinds, operators, strict=True):
+    # states of linear attention are in no profile
+    parts = [step.by_law(operator) for operator in operators if operator.family != "attention_decode"]
+    attentions = [operator for operator in operators if operator.family == "attention_decode"]
+    for (attention, count), operator in zip(kinds, attentions, strict=True):
         found = _decode(step, attention, batch, contexts)
         parts.append(step.by_law(operator) if found is None else or_nothing(found.times(count), batch * contexts))
     return parts
@@ -36,10 +41,17 @@ def _decode(step: ProfiledStep, attention: Attention, batch: F64, contexts: F64)
 
 
 def prefill_parts(step: ProfiledStep, chunk: F64, past: F64) -> list[Times]:
-    """Attention of a prefill chunk after `past` tokens (f64[..] each), all layers."""
+    """Attention of a prefill chunk after `past` tokens (f64[..] each), all layers.
+
+    What layers with a state take is added for each chunk, though a step's chunks may run side by side there.
+    """
     operators = prefill_attention(step.arch, step.layout, chunk, past, step.kv, step.law.prefill_extra_keys)
     # what a chunk does beside its attention (latents of its past spelt out) is not in the times of a profile
     parts = [step.by_law(operator) for operator in operators if operator.family != "attention_prefill"]
+    for linear, count in Counter(step.arch.linear_layers).items():
+        assert step.law.state_prefill_ns is not None, "a law for layers that keep a state is expected"
+        own = linear.on_gpu(step.layout.tensor)
+        parts.append(tagged(count * step.law.state_prefill_ns(own, chunk, chunk), Tag.ASSUMED))
     attentions = [operator for operator in operators if operator.family == "attention_prefill"]
     for (attention, count), operator in zip(_layers(step), attentions, strict=True):
         found = _prefill(step, attention, chunk, past)
@@ -54,8 +66,9 @@ def _prefill(step: ProfiledStep, attention: Attention, chunk: F64, past: F64) ->
 
 
 def _layers(step: ProfiledStep) -> list[tuple[Attention, int]]:
-    """Each kind of attention and its layers, in the order of the operators'."""
-    return [(layer.attention, count) for layer, count in step.arch.kinds.items()]
+    """Each kind of attention that keeps KV and its layers, in the order of the operators'."""
+    kinds = [(layer.attention, count) for layer, count in step.arch.kinds.items()]
+    return [(attention, count) for attention, count in kinds if not isinstance(attention, LinearAttention)]
 
 
 def _shape(step: ProfiledStep, attention: GroupedAttention) -> AttentionShape:

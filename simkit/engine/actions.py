@@ -5,6 +5,7 @@ from simkit.engine.blocks import (
     hold_cached,
     hold_cached_in_groups,
     hold_new,
+    hold_state,
     leave_windows,
     name_blocks,
     release,
@@ -27,12 +28,14 @@ from simkit.engine.state import (
     PREEMPTED_NOW,
     RUNNING,
     RUNNING_COUNT,
+    STATE_FROM,
+    STATES_LOST,
     WAITING,
     WAITING_COUNT,
     Replica,
 )
 from simkit.engine.waiting import dequeue, enqueue, head
-from simkit.engine.windows import blocks_at_admission, groups_of
+from simkit.engine.windows import blocks_at_admission, new_blocks
 
 
 @inlined
@@ -108,7 +111,7 @@ def _hold_up_to(r: Replica, request: int, tokens: int, slots: int) -> bool:
         leave_windows(r.limits, r.pool, r.progress, request)
     if slots > held * size:
         new = (min(slots, r.limits.max_model_len) + size - 1) // size - held
-        if new * groups_of(r.limits) > r.pool.counts[FREE_BLOCKS]:
+        if new_blocks(r.limits, new) > r.pool.counts[FREE_BLOCKS]:
             return False
         hold_new(r.limits, r.pool, r.progress, request, new)
     if r.limits.prefix_caching:
@@ -136,7 +139,7 @@ def has_room(r: Replica, tokens: int, hits: int, idle: int) -> bool:
     limits = r.limits
     size = limits.block_size
     blocks = (min(tokens, limits.max_model_len) + size - 1) // size
-    return bool((blocks - hits) * groups_of(limits) <= _spare_blocks(r, idle))
+    return bool(new_blocks(limits, blocks - hits) + limits.state_blocks <= _spare_blocks(r, idle))
 
 
 @inlined
@@ -153,6 +156,10 @@ def admit(r: Replica, request: int, hits: int, tokens: int) -> None:
     progress = r.progress
     dequeue(r)
     take_slot(r.pool, progress, request)
+    if r.limits.state_chunks != STATES_LOST:
+        r.pool.table[progress[request].slot, STATE_FROM:] = 0
+    if r.limits.state_blocks > 0:
+        hold_state(r.limits, r.pool, progress, request)
     for index in range(hits):
         if r.limits.window_groups > 0:
             hold_cached_in_groups(r.limits, r.pool, progress[request].slot, index, hits, block_key(r, request, index))

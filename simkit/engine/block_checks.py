@@ -4,6 +4,7 @@ import numpy as np
 
 from simkit.engine.prefix import OFF_MAP
 from simkit.engine.state import (
+    CHUNKS_LEAVING_NONE,
     DISTINCT_KEYS,
     DROP_KEEPING_ENDS,
     FREE_BLOCKS,
@@ -11,7 +12,9 @@ from simkit.engine.state import (
     KEEP_HIT,
     RUNNING,
     RUNNING_COUNT,
+    STATES_LOST,
     Replica,
+    columns_beside,
 )
 from simkit.engine.violation import (
     DOUBLE_FREE,
@@ -42,6 +45,9 @@ def check_tables(r: Replica, step: int) -> None:
         raise Violation(LEAK, step, int(holds.argmax()), "holds blocks though it does not run")
 
 
+STATE = -1  # in place of a group, of blocks that hold a request's states
+
+
 def _running(r: Replica) -> list[int]:
     found: list[int] = r.running[: r.at[RUNNING_COUNT]].tolist()
     return found
@@ -51,15 +57,18 @@ def row_of_group(r: Replica, request: int, group: int) -> list[int]:
     """A running request's blocks in a group of layers; 0 where a window has passed."""
     slot, held = int(r.progress["slot"][request]), int(r.progress["held"][request])
     groups = r.limits.full_groups + r.limits.window_groups
-    first = group * (r.pool.table.shape[1] // groups)
+    first = group * ((r.pool.table.shape[1] - columns_beside(r.limits)) // groups)
     blocks: list[int] = r.pool.table[slot, first : first + held].tolist()
     return blocks
 
 
 def holders(r: Replica) -> dict[int, list[tuple[int, int, int]]]:
-    """Block -> the (request, position, group of layers) that hold it, by the block table."""
+    """Block -> the (request, position, group of layers) that hold it, by the block table; STATE for a state's block."""
     found: dict[int, list[tuple[int, int, int]]] = {}
     for request in _running(r):
+        row = r.pool.table[r.progress["slot"][request]]
+        for index, block in enumerate(row[len(row) - r.limits.state_blocks :].tolist()):
+            found.setdefault(block, []).append((request, index, STATE))
         for group in range(r.limits.full_groups + r.limits.window_groups):
             for index, block in enumerate(row_of_group(r, request, group)):
                 if block != 0 or not _sees_window(r, group):
@@ -77,10 +86,23 @@ def check_windows(r: Replica, request: int, before: int, settled: int, step: int
     for group in range(r.limits.full_groups + r.limits.window_groups):
         row = row_of_group(r, request, group)
         windowed = _sees_window(r, group)
+        if windowed and r.limits.state_chunks != STATES_LOST:
+            _check_states(r, request, row, before, settled, step)
+            continue
         if 0 in row[_first_seen(r, before) if windowed else 0 :]:
             raise Violation(MEMORY, step, request, f"group {group} gave back a block that token {before} sees")
         if windowed and any(row[: _first_seen(r, settled)]):
             raise Violation(LEAK, step, request, f"group {group} keeps a block that no token from {settled} on sees")
+
+
+def _check_states(r: Replica, request: int, row: list[int], before: int, settled: int, step: int) -> None:
+    """There are the state after `before` tokens and the one that the step leaves, but none from before `settled`."""
+    size = r.limits.block_size
+    if row[-1] == 0 or (before > 0 and row[(before - 1) // size] == 0):
+        raise Violation(MEMORY, step, request, f"has no state after {before} tokens, or none that the step changes")
+    # before vLLM 0.30 one between gaps stays until the request ends
+    if r.limits.state_chunks >= CHUNKS_LEAVING_NONE and any(row[: max(0, settled - 1) // size]):
+        raise Violation(LEAK, step, request, f"keeps a state from before the one after {settled} tokens")
 
 
 def _first_seen(r: Replica, tokens: int) -> int:
@@ -143,7 +165,7 @@ def content_key(r: Replica, request: int, index: int, group: int = 0) -> tuple[i
     """What tells the content of a request's block `index` from others', said again without simkit.engine.prefix."""
     asked = r.requests[request]
     span = r.limits.content_span
-    if index < int(asked["content_blocks"]):
+    if group != STATE and index < int(asked["content_blocks"]):
         return int(r.content_ids[int(asked["first_content"]) + index // span]), index % span, group
     return -1 - request, index, group
 

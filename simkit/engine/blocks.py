@@ -10,7 +10,19 @@ processor some 20 MB a replica (`name_blocks`).
 
 from simkit.compiled import called, inlined
 from simkit.engine.prefix import block_key, cached_block, group_key, name_own, unregister
-from simkit.engine.state import FREE_BLOCKS, FREE_SLOTS, NAMED, RUNNING_COUNT, Limits, Pool, Records, Replica
+from simkit.engine.state import (
+    CHUNKS_LEAVING_NONE,
+    FREE_BLOCKS,
+    FREE_SLOTS,
+    NAMED,
+    RUNNING_COUNT,
+    STATE_MARK,
+    STATES_LOST,
+    Limits,
+    Pool,
+    Records,
+    Replica,
+)
 from simkit.engine.windows import blocks_behind, columns, groups_of, sees_window
 
 
@@ -87,13 +99,36 @@ def hold_new(limits: Limits, pool: Pool, progress: Records, request: int, count:
     slot = progress[request].slot
     for group in range(groups_of(limits)):
         first = group * columns(limits, pool) + held
-        for i in range(first, first + count):
+        last = first + count
+        if limits.state_chunks != STATES_LOST and sees_window(limits, group):
+            if held > 0 and limits.state_chunks < CHUNKS_LEAVING_NONE:
+                pool.table[slot, STATE_MARK] = held
+            pool.table[slot, first : last - 1] = 0
+            first = last - 1
+        for i in range(first, last):
             block = pool.blocks[0].after
             take_out(pool, block)
             if pool.blocks[block].key != 0:
                 unregister(pool, block)
             pool.blocks[block].references = 1
             pool.table[slot, i] = block
+
+
+@called
+def hold_state(limits: Limits, pool: Pool, progress: Records, request: int) -> None:
+    """Take the blocks that a request's layers keep their states in, for as long as it runs; their content is nobody
+    else's."""
+    if pool.counts[NAMED] == 0:
+        pool.counts[FREE_BLOCKS] -= limits.state_blocks
+        return
+    slot = progress[request].slot
+    for i in range(pool.table.shape[1] - limits.state_blocks, pool.table.shape[1]):
+        block = pool.blocks[0].after
+        take_out(pool, block)
+        if pool.blocks[block].key != 0:
+            unregister(pool, block)
+        pool.blocks[block].references = 1
+        pool.table[slot, i] = block
 
 
 @inlined
@@ -106,8 +141,10 @@ def release(limits: Limits, pool: Pool, progress: Records, request: int) -> None
     slot = progress[request].slot
     held = progress[request].held
     if pool.counts[NAMED] == 0:
-        pool.counts[FREE_BLOCKS] += held
+        pool.counts[FREE_BLOCKS] += held + limits.state_blocks
         held = 0
+    elif limits.state_blocks > 0:
+        _release_states(limits, pool, slot)
     for group in range(groups_of(limits)):
         first = group * columns(limits, pool)
         to_front = limits.uncached_free_to_front
@@ -118,6 +155,12 @@ def release(limits: Limits, pool: Pool, progress: Records, request: int) -> None
     progress[request].hashed = 0
     pool.free_slots[pool.counts[FREE_SLOTS]] = slot
     pool.counts[FREE_SLOTS] += 1
+
+
+@called
+def _release_states(limits: Limits, pool: Pool, slot: int) -> None:
+    last = pool.table.shape[1]
+    _release_columns(pool, slot, last - limits.state_blocks, last, limits.uncached_free_to_front)
 
 
 @called
@@ -167,6 +210,9 @@ def leave_windows(limits: Limits, pool: Pool, progress: Records, request: int) -
         settled = max(0, settled - progress[request].unsettled)
     behind = min(blocks_behind(limits, settled), progress[request].held)
     slot = progress[request].slot
+    if limits.state_chunks != STATES_LOST:
+        _leave_states(limits, pool, slot, behind)
+        return
     for group in range(groups_of(limits)):
         if not sees_window(limits, group):
             continue
@@ -177,3 +223,36 @@ def leave_windows(limits: Limits, pool: Pool, progress: Records, request: int) -
         _release_columns(pool, slot, first, begin + behind, limits.uncached_leave_to_front)
         for i in range(first, begin + behind):
             pool.table[slot, i] = 0
+
+
+@called
+def _leave_states(limits: Limits, pool: Pool, slot: int, behind: int) -> None:
+    """The same of states, between which there are gaps; STATE_MARK says how far it was done before."""
+    since = pool.table[slot, STATE_MARK]
+    if limits.state_chunks < CHUNKS_LEAVING_NONE:
+        _leave_some_states(limits, pool, slot, behind, since - 1)
+        return
+    if behind <= since:
+        return
+    for group in range(groups_of(limits)):
+        if sees_window(limits, group):
+            begin = group * columns(limits, pool)
+            _release_columns(pool, slot, begin + since, begin + behind, limits.uncached_leave_to_front)
+            pool.table[slot, begin + since : begin + behind] = 0
+    pool.table[slot, STATE_MARK] = behind
+
+
+@inlined
+def _leave_some_states(limits: Limits, pool: Pool, slot: int, behind: int, latest: int) -> None:
+    """What vLLM before 0.30 gives back of states: those up to a gap, and the `latest` that a chunk began from."""
+    for group in range(groups_of(limits)):
+        if sees_window(limits, group):
+            begin = group * columns(limits, pool)
+            first = begin + behind
+            while first > begin and pool.table[slot, first - 1] != 0:
+                first -= 1
+            _release_columns(pool, slot, first, begin + behind, limits.uncached_leave_to_front)
+            pool.table[slot, first : begin + behind] = 0
+            if 0 <= latest < behind:
+                _release_columns(pool, slot, begin + latest, begin + latest + 1, limits.uncached_leave_to_front)
+                pool.table[slot, begin + latest] = 0

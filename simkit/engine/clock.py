@@ -1,6 +1,6 @@
 """The virtual clock: how long a batch takes, from the deployment's tables."""
 
-from simkit.compiled import inlined
+from simkit.compiled import called, inlined
 from simkit.engine.state import Replica
 from simkit.models.steptables import StepTables, drafting_ns, interpolate, uneven_ns
 
@@ -54,9 +54,23 @@ def device_ns(r: Replica, tables: StepTables, row: int) -> tuple[int, int]:
     whole = tables.linear_ns[tokens] + sampling_ns(tables, rows) + attention + prefill
     if decodes == r.batches[row].length:
         return round_ns(whole), round_ns(whole)
+    if len(tables.state_ns) > 0:
+        whole += _states_ns(r, tables, row)
     whole_ns = round_ns(whole - proposing + drafting_ns(tables, r.batches[row].length))
     alone_ns = round_ns(tables.linear_ns[decode_tokens] + sampling_ns(tables, decode_rows) + attention)
     return whole_ns, min(alone_ns, whole_ns)
+
+
+@called
+def _states_ns(r: Replica, tables: StepTables, row: int) -> float:
+    """What a step's prefill chunks take, side by side, in layers that keep a state."""
+    longest, tokens = 0, 0
+    for k in range(r.batches[row].length):
+        new = int(r.entries[row, k].tokens)
+        if new > 1 and new != r.entries[row, k].samples:
+            longest = max(longest, new)
+            tokens += new
+    return float(interpolate(tables.state_ns, longest, tokens))
 
 
 @inlined

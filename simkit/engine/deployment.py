@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simkit.engine.dialect import Dialect
+from simkit.engine.dialect import Dialect, keeps_states
 from simkit.engine.draft_cost import draft_note, draft_of, run_of
 from simkit.engine.draft_kinds import READ_HIDDEN_STATES
 from simkit.engine.settings import EngineSettings, in_flight_tokens
@@ -21,8 +21,8 @@ from simkit.models.draft import Draft
 from simkit.models.draft_tables import with_draft
 from simkit.models.engine_law import engine_law
 from simkit.models.front_end import NO_FRONT_END, FrontEndLaw
-from simkit.models.kv_groups import PLAIN, KvGroups, kv_groups
-from simkit.models.layout import Layout
+from simkit.models.kv_groups import PLAIN, KvGroups, aligned_block_size, kv_groups
+from simkit.models.layout import Layout, check_layout
 from simkit.models.memory import MemoryPlan, plan_memory
 from simkit.models.precision import Precision, parse_kv_precision, parse_precision
 from simkit.models.sampling import Sampling
@@ -31,6 +31,7 @@ from simkit.models.steptables import NOT_ALONE, StepTables
 from simkit.models.table_shares import TableShares
 
 GIB = 1 << 30
+OTHER_MEMORY = ("sglang", "vllm-v0", "sarathi", "orca", "static")  # disciplines whose engines keep memory otherwise
 OTHER_KERNELS = ("sglang",)  # disciplines of engines whose kernels cut each context by its own length
 ROOFLINE_NOTE = "a roofline from datasheet figures, not measured on this device; expect errors of 10 to 30 %"
 
@@ -73,8 +74,8 @@ class ReplicaSpec:
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens that all KV blocks hold; where layers see windows, of requests of the greatest length."""
-        if self.limits.window_groups == 0:
+        """Tokens that all KV blocks hold; with windows or states, of requests of the greatest length."""
+        if self.limits.window_groups == 0 and self.limits.state_blocks == 0:
             return self.num_blocks * self.limits.block_size
         return int(self.num_blocks / self.blocks_of(self.limits.max_model_len) * self.limits.max_model_len)
 
@@ -93,9 +94,10 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
 
     Raises InputError for an unknown name, an impossible layout, or a model that does not fit.
     """
+    arch = load_model(deployment.model)
+    deployment = _with_states(deployment, arch)
     settings = deployment.engine
     dialect = settings.dialect()
-    arch = load_model(deployment.model)
     device = load_device(deployment.device)
     weights: Precision | None = None
     if deployment.weights is not None:
@@ -109,6 +111,11 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
     longest = settings.max_model_len or arch.max_context_tokens
     captures = default_capture_sizes(seqs, batched)
     layout = deployment.layout
+    block_size = settings.block_size
+    if arch.linear_layers:
+        check_layout(arch, layout)
+        block_size = aligned_block_size(arch, layout, kv, block_size)
+        settings = settings.model_copy(update={"block_size": block_size})
     draft = draft_of(settings, arch, layout, weights)
     groups = _groups(arch, settings, dialect, draft)
     memory = plan_memory(
@@ -121,7 +128,7 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
         max_num_batched_tokens=batched,
         max_num_seqs=seqs,
         max_model_len=longest,
-        block_size=settings.block_size,
+        block_size=block_size,
         capture_sizes=captures,
         enforce_eager=settings.enforce_eager,
         graphs_counted=graphs_counted,
@@ -162,6 +169,36 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
     return with_draft_time(spec, sizes)
 
 
+def _with_states(deployment: Deployment, arch: Architecture) -> Deployment:
+    """The deployment of a model whose layers keep states, with what that settles; others as they are.
+
+    Raises InputError for what is not modelled with them.
+    """
+    settings = deployment.engine
+    if not arch.linear_layers:
+        return deployment
+    kind = arch.linear_layers[0].kind
+    place, what = "deployment.engine.", f"layers that keep a state ({kind} of {arch.name})"
+    cached = keeps_states(kind, settings.dialect())
+    if settings.enable_prefix_caching and not cached:
+        raise InputError(
+            f"{place}enable_prefix_caching=true: under {settings.engine} prefix caching is not modelled for {what}; "
+            "leave it out, and serve with --no-enable-prefix-caching"
+        )
+    if settings.speculative_tokens:
+        raise InputError(
+            f"{place}speculative_tokens={settings.speculative_tokens}: drafts are not modelled for {what}; leave it out"
+        )
+    if settings.discipline != "vllm-v1" and (settings.discipline in OTHER_MEMORY or cached):
+        raise InputError(f"{place}discipline={settings.discipline}: its memory is not modelled for {what}; use vllm-v1")
+    if settings.disable_hybrid_kv_cache_manager:
+        raise InputError(
+            f"{place}disable_hybrid_kv_cache_manager=true: vLLM has no other memory for {what}; leave it out"
+        )
+    caching = cached and settings.enable_prefix_caching is not False
+    return deployment.model_copy(update={"engine": settings.model_copy(update={"enable_prefix_caching": caching})})
+
+
 def with_draft_time(spec: ReplicaSpec, sizes: TableSizes) -> ReplicaSpec:
     """The replica with its draft's runs in its step tables; as it is without one, or where their time is told.
 
@@ -188,7 +225,8 @@ def _groups(arch: Architecture, settings: EngineSettings, dialect: Dialect, draf
     """The groups of layers that share the KV blocks; InputError where some are asked for that are not modelled."""
     if settings.keeps_whole_contexts():
         return PLAIN
-    groups = kv_groups(arch, dialect.padding_ratio, () if draft is None else draft.layers_beside(arch))
+    beside = () if draft is None else draft.layers_beside(arch)
+    groups = kv_groups(arch, dialect.padding_ratio, beside, settings.enable_prefix_caching is not False)
     if groups.chunked and settings.speculative_tokens > 0 and settings.speculative_method in READ_HIDDEN_STATES:
         # vLLM VllmConfig: "not yet supported with chunked local attention + eagle", 0.16 to 0.33
         if settings.disable_hybrid_kv_cache_manager is False:
@@ -210,7 +248,7 @@ def _groups(arch: Architecture, settings: EngineSettings, dialect: Dialect, draf
 def context_tokens(num_blocks: int, limits: Limits) -> int:
     """The most tokens that the contexts of a batch have together: as layers that keep all of it can hold, if any do."""
     if limits.full_groups > 0:
-        return num_blocks * limits.block_size // limits.full_groups
+        return (num_blocks - limits.state_blocks) * limits.block_size // limits.full_groups
     return limits.max_running * limits.max_model_len
 
 

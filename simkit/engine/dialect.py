@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-from simkit.engine.state import DROP_BY_KIND, PAD_NOBODY
+from simkit.engine.state import CHUNKS_BEFORE_END, DROP_BY_KIND, PAD_NOBODY, STATES_LOST
 from simkit.errors import InputError
+from simkit.models.linear_attention import LinearForm
 
 
 class Dialect(NamedTuple):
@@ -27,6 +28,7 @@ class Dialect(NamedTuple):
     admits_with_lookahead: bool
     hashes_next_token: bool
     has_draft_reserve: bool  # a step keeps a token of its budget for each of max_num_seqs that a draft model reads
+    state_chunks: int  # where chunks end so that states can be cached, where no layer cuts its own
     has_draft_slots: bool  # it keeps one for each request that it serves, instead
 
     @property
@@ -59,6 +61,7 @@ def _dialect(minor: int) -> Dialect:
         admits_with_lookahead=minor >= 23,
         hashes_next_token=minor >= 33,
         has_draft_reserve=minor >= 17,
+        state_chunks=STATES_LOST + (26 <= minor < 33) + (27 <= minor < 33) + (30 <= minor < 33) + (minor == 32),
         has_draft_slots=minor >= 28,
     )
 
@@ -69,3 +72,13 @@ def dialect_of(engine: str) -> Dialect:
     if not engine.startswith("vllm-0.") or not minor.isdecimal() or not FIRST_MINOR <= int(minor) <= LAST_MINOR:
         raise InputError(f"engine {engine!r} is not known; vllm-0.{FIRST_MINOR} to vllm-0.{LAST_MINOR} are")
     return _dialect(int(minor))
+
+
+def keeps_states(kind: LinearForm, dialect: Dialect) -> bool:
+    """Whether prefix caching of a model whose layers keep a state is on where nobody says otherwise, and modelled.
+
+    vLLM has it on since 0.26. A layer that cuts its own chunks (since 0.32 Mamba 2's, since 0.33 Gated DeltaNet's:
+    num_prefill_checkpoint_blocks) is not modelled.
+    """
+    cuts_its_own = kind == "Mamba2" and dialect.state_chunks == CHUNKS_BEFORE_END
+    return dialect.state_chunks != STATES_LOST and not cuts_its_own

@@ -12,7 +12,7 @@ from simkit.engine.draft_kinds import METHODS, drafting
 from simkit.engine.replica import new_replica
 from simkit.engine.settings import in_flight_tokens, windowed
 from simkit.engine.state import ABORT, FCFS, I64, NEVER, REQUEST, Limits, Records, Replica, records
-from simkit.models.kv_groups import KvGroups
+from simkit.models.kv_groups import STATE_REACH, KvGroups
 from simkit.models.steptables import StepTables, constant_tables
 
 _EVENT_CAPACITY = 256  # the log of events is bounded and nothing here reads it
@@ -98,6 +98,32 @@ def windowed_history(seed: int, caching: bool | None = None, whole: bool = False
     needed = groups.blocks_of(longest, size, in_flight)
     num_blocks = 1 + needed + int(rng.choice([0, 1, needed, 4 * needed, 40 * needed]))
     return replace(plain, limits=limits, num_blocks=num_blocks)
+
+
+def stateful_history(seed: int) -> History:
+    """The same, of a model some of whose layers keep a state; memory for a request of any length at least.
+
+    Where prefixes are cached, by the rules of a vLLM version that caches states with them, and of a layer that does not
+    cut its own chunks.
+    """
+    rng = np.random.default_rng([seed, 4])
+    kept = bool(rng.random() < 0.6)
+    plain = random_history(seed, caching=kept)
+    size, longest = plain.limits.block_size, plain.limits.max_model_len
+    full, states = int(rng.choice([1, 1, 1, 2])), int(rng.integers(1, 6))
+    threshold = plain.limits.long_prefill_token_threshold or size
+    # 0.26 wants room for a block in every chunk
+    first = 26 if size <= min(plain.limits.max_num_batched_tokens, threshold) else 27
+    dialect = dialect_of(f"vllm-0.{int(rng.integers(first, 33))}")
+    if kept:
+        plain = replace(plain, limits=plain.limits._replace(chunked_prefill=True))
+    groups = KvGroups(full, state=states)
+    if kept:
+        groups = KvGroups(full, states, bool(rng.random() < 0.7), STATE_REACH, kept_states=True)
+    every = int(rng.choice([0, 0, 2, 3])) * size if dialect.thins_windows and rng.random() < 0.7 else None
+    needed = groups.blocks_of(longest, size, 0)
+    num_blocks = 1 + needed + int(rng.choice([0, 1, states, needed, 4 * needed, 40 * needed]))
+    return replace(plain, limits=windowed(plain.limits, groups, dialect, every), num_blocks=num_blocks)
 
 
 def drafted_history(seed: int, caching: bool | None = None) -> History:

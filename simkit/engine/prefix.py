@@ -13,6 +13,10 @@ from simkit.engine.state import (
     DROP_FROM_END,
     KEEP_HIT,
     NAMED,
+    STATE_FROM,
+    STATE_STEP,
+    STATES_LOST,
+    STEPS,
     Limits,
     Pool,
     Replica,
@@ -190,7 +194,12 @@ def register_full_blocks(r: Replica, request: int, tokens: int) -> None:
         else:
             register(r.pool, block, block_key(r, request, index))
         index += 1
-    r.progress[request].hashed = index
+    if index > r.progress[request].hashed:
+        if r.limits.state_chunks != STATES_LOST:
+            slot = r.progress[request].slot
+            r.pool.table[slot, STATE_STEP] = r.at[STEPS] + 1
+            r.pool.table[slot, STATE_FROM] = r.progress[request].hashed
+        r.progress[request].hashed = index
 
 
 @inlined

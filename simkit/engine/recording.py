@@ -144,7 +144,7 @@ def limits_of(config: Json, engine: str = "vllm-0.32") -> Limits:
     method = cast(SpeculativeMethod, config.get("speculative_method") or "ngram")
     limits = drafting(limits, method, dialect, number["max_num_seqs"])
     retention = cast(int | None, config.get("prefix_cache_retention_interval"))
-    return windowed(limits, groups_of(config.get("kv_cache_groups")), dialect, retention)
+    return windowed(limits, groups_of(config.get("kv_cache_groups"), limits.prefix_caching), dialect, retention)
 
 
 def replay(recording: Recording, engine: str | None = None) -> str | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simkit.engine.draft_kinds import SpeculativeMethod
-from simkit.models.kv_groups import PLAIN, KvGroups, longest_held
+from simkit.models.kv_groups import PLAIN, STATE_REACH, KvGroups, longest_held
 
 MOST_TOKENS = 1 << 26  # of prompts and outputs in one file
 _MOST_TABLE = 1 << 28  # entries of the block table
@@ -23,7 +23,7 @@ Count = Annotated[int, Field(strict=True, ge=0, le=_MOST_LENGTH)]
 Segment = Annotated[tuple[Literal["s", "o"], Source, Count], Field(strict=False)]
 
 
-Reach = Annotated[tuple[Literal["full", "window", "chunk"], Count], Field(strict=False)]
+Reach = Annotated[tuple[Literal["full", "window", "chunk", "state"], Count], Field(strict=False)]
 
 
 class _Row(BaseModel):
@@ -39,24 +39,31 @@ class _Row(BaseModel):
         return {key: value for key, value in row.items() if key in cls.model_fields or value not in (None, False, 0)}
 
 
-def groups_of(reaches: object) -> KvGroups:
+def groups_of(reaches: object, caching: bool = False) -> KvGroups:
     """The KV cache groups that a recording lists; ValueError for a list that is not of one window, or not in order.
 
-    `reaches`: [kind, tokens] of each group in order, `full`, `window` or `chunk`; None: one that keeps everything.
+    `reaches`: [kind, tokens] of each group in order, `full`, `window`, `chunk` or `state`; None: one that keeps
+    everything. `caching`: prefixes are cached, and states with them.
     """
     if reaches is None:
         return PLAIN
-    kinds = [(str(kind), int(tokens)) for kind, tokens in cast(list[tuple[str, int]], reaches)]
+    listed = [(str(kind), int(tokens)) for kind, tokens in cast(list[tuple[str, int]], reaches)]
+    kinds = [reach for reach in listed if reach[0] != "state"]
+    states = len(listed) - len(kinds)
+    if states and caching and kinds and all(kind == "full" for kind, _ in kinds):
+        return KvGroups(len(kinds), states, listed[0][0] == "state", STATE_REACH, kept_states=True)
     windows = [reach for reach in kinds if reach[0] != "full"]
     order = [reach[0] == "full" for reach in kinds]
     if len(set(windows)) > 1 or any(tokens < 1 for _, tokens in windows):
         raise ValueError("kv_cache_groups: windows of one size of at least 1 token are known")
     if order != sorted(order) and order != sorted(order, reverse=True):
         raise ValueError("kv_cache_groups: those of one kind stand together, as vLLM makes them")
+    if states and (windows or not kinds):
+        raise ValueError("kv_cache_groups: states beside windows, or alone")
     if not windows:
-        if len(kinds) > 1:
+        if len(kinds) > 1 and not states:
             raise ValueError("kv_cache_groups: several groups without a window")
-        return PLAIN
+        return KvGroups(full=len(kinds), state=states)
     return KvGroups(
         full=len(kinds) - len(windows),
         window=len(windows),
@@ -106,7 +113,9 @@ class RecordedConfig(_Row):
                 f"prefix_cache_retention_interval={self.prefix_cache_retention_interval} is no multiple of "
                 f"block_size={self.block_size}"
             )
-        groups = groups_of(self.kv_cache_groups)
+        groups = groups_of(self.kv_cache_groups, self.enable_prefix_caching)
+        if (groups.state or groups.kept_states) and self.num_speculative_tokens:
+            raise ValueError("kv_cache_groups: states with drafts, which is not modelled")
         if groups.count * self.max_num_seqs * (-(-self.max_model_len // self.block_size)) > _MOST_TABLE:
             raise ValueError("max_num_seqs requests of max_model_len tokens have too many blocks to replay")
         return self
@@ -151,10 +160,11 @@ class Recorded(BaseModel):
         if len(by_id) < len(self.requests):
             raise ValueError("requests: an id is there twice")
         config = self.config
-        groups, usable = groups_of(config.kv_cache_groups), config.num_gpu_blocks - 1
+        groups = groups_of(config.kv_cache_groups, config.enable_prefix_caching)
+        usable = config.num_gpu_blocks - 1
         step, longest = config.max_num_batched_tokens, config.max_model_len
         holds = longest_held(usable, groups, config.block_size, step, longest)
-        holds = max(holds, usable // groups.count * config.block_size)
+        holds = max(holds, (usable - groups.state) // groups.count * config.block_size)
         for q in self.requests:
             if min(q.prompt + q.out - 1, config.max_model_len) > holds:
                 raise ValueError(f"request {q.id}: {q.prompt + q.out} tokens are more than the {holds} of all blocks")

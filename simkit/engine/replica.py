@@ -25,6 +25,7 @@ from simkit.engine.state import (
     Recorder,
     Records,
     Replica,
+    columns_beside,
     records,
 )
 
@@ -42,7 +43,8 @@ def new_replica(
 
     `requests` are REQUEST records in order of arrival, `aborts` ABORT records in order of time. With `named` False
     blocks are counted, and get their numbers only when it matters which they are; schedules are the same. It must be
-    True where requests have `content_blocks`, and for whoever reads the block table; where layers see windows it is.
+    True where requests have `content_blocks`, and for whoever reads the block table; where requests have several rows
+    of blocks it is.
     """
     at = np.zeros(PLACES + limits.stages - 1, dtype=np.int64)
     at[ROWS] = len(requests)
@@ -54,7 +56,7 @@ def new_replica(
         aborts=aborts,
         progress=records(len(requests), PROGRESS),
         ledger=records(len(requests), LEDGER),
-        pool=_new_pool(limits, num_blocks, named or limits.window_groups > 0),
+        pool=_new_pool(limits, num_blocks, named or limits.window_groups > 0 or limits.full_groups > 1),
         entries=records((rows_of(limits), limits.max_running), ENTRY),
         batches=records(rows_of(limits), BATCH),
         record=_new_recorder(limits, event_capacity),
@@ -85,7 +87,9 @@ def _new_pool(limits: Limits, num_blocks: int, named: bool) -> Pool:
     return Pool(
         blocks=blocks,
         places=records(places, PLACE),
-        table=np.empty((slots, (limits.full_groups + limits.window_groups) * per_request), dtype=np.int32),
+        table=np.empty(
+            (slots, (limits.full_groups + limits.window_groups) * per_request + columns_beside(limits)), dtype=np.int32
+        ),
         free_slots=np.arange(slots, dtype=np.int32)[::-1].copy(),
         counts=counts,
     )

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from simkit.engine.dialect import Dialect, dialect_of
 from simkit.engine.draft_kinds import SpeculativeMethod, drafting
 from simkit.engine.predictor import Constant, PredictorSpec
-from simkit.engine.state import DEADLINE, FAIR, FCFS, FEEDBACK, PRIORITY, REMAINING, SHORTEST, Limits
+from simkit.engine.state import CHUNKS_TO_LAST, DEADLINE, FAIR, FCFS, FEEDBACK, PRIORITY, REMAINING, SHORTEST, Limits
 from simkit.errors import InputError
 from simkit.models.kv_groups import PLAIN, KvGroups, longest_held
 
@@ -64,7 +64,9 @@ class EngineSettings(BaseModel):
         default=None, ge=2, le=1 << 24, description="KV blocks; default by the memory plan"
     )
     gpu_memory_utilization: float = Field(default=0.92, gt=0.0, le=1.0)
-    enable_prefix_caching: bool = True
+    enable_prefix_caching: bool | None = Field(
+        default=None, description="default on; off where it is not modelled for layers that keep a state"
+    )
     disable_hybrid_kv_cache_manager: bool | None = Field(
         default=None, description="charge layers with windows their whole context; default where vLLM does"
     )
@@ -248,7 +250,7 @@ class EngineSettings(BaseModel):
             adaptive_long_prefill=self.long_prefill_token_threshold_adaptive,
             lone_request_uncapped=dialect.lone_request_uncapped,
             chunked_prefill=self.enable_chunked_prefill,
-            prefix_caching=self.enable_prefix_caching,
+            prefix_caching=self.enable_prefix_caching is not False,
             ordering=ORDERINGS[self.policy],
             preemptive=self.preemptive,
             watermark_blocks=int(watermark * num_blocks),
@@ -270,6 +272,8 @@ class EngineSettings(BaseModel):
         )
         limits = drafting(limits, self.speculative_method, dialect, max_num_seqs)
         self._check_step(limits)
+        if groups.kept_states:
+            self._check_states(limits, dialect)
         return windowed(limits, groups, dialect, self.retention_tokens(dialect, groups))
 
     def _check_step(self, limits: Limits) -> None:
@@ -288,6 +292,21 @@ class EngineSettings(BaseModel):
             raise InputError(
                 f"{place}: drafts by {self.speculative_method} take {least} of a step's tokens; raise it, or lower "
                 "max_num_seqs or speculative_tokens"
+            )
+
+    def _check_states(self, limits: Limits, dialect: Dialect) -> None:
+        """InputError where vLLM refuses to cache prefixes with the states that layers keep."""
+        if not limits.chunked_prefill:
+            raise InputError(
+                "deployment.engine.enable_chunked_prefill=false: prefixes of layers that keep a state are cached with "
+                "chunked prefill only; leave it out, or set enable_prefix_caching: false"
+            )
+        threshold = limits.long_prefill_token_threshold or limits.block_size
+        if dialect.state_chunks == CHUNKS_TO_LAST and min(limits.max_num_batched_tokens, threshold) < limits.block_size:
+            raise InputError(
+                f"deployment.engine.max_num_batched_tokens={limits.max_num_batched_tokens}: {self.engine} wants room "
+                f"for a block of {limits.block_size} tokens in every chunk (long_prefill_token_threshold, too); raise "
+                "it, or set enable_prefix_caching: false"
             )
 
     @property
@@ -336,13 +355,15 @@ def in_flight_tokens(dialect: Dialect, max_num_batched_tokens: int, pipeline_dep
 
 
 def windowed(limits: Limits, groups: KvGroups, dialect: Dialect, retention_tokens: int | None = None) -> Limits:
-    """The same limits for a model whose layers are dealt to groups, some of which see windows.
+    """The same limits for a model whose layers are dealt to groups, some of which see windows or keep states.
 
     `retention_tokens` lie between prefixes that stay cached for them (KVCacheConfig.prefix_cache_retention_interval of
     vLLM); None: all do.
     """
     if groups.window == 0:
-        return limits
+        return limits._replace(full_groups=groups.full, state_blocks=groups.state)
+    if groups.kept_states:
+        limits = limits._replace(state_chunks=dialect.state_chunks)
     in_flight = in_flight_tokens(dialect, limits.max_num_batched_tokens, limits.pipeline_depth)
     cap = groups.window_cap_blocks(limits.block_size, in_flight, limits.max_model_len)
     return limits._replace(

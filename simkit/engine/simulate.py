@@ -44,9 +44,9 @@ from simkit.engine.state import (
     Replica,
     records,
 )
-from simkit.errors import InputError
 from simkit.metrics.result import Events, Histogram, RequestColumns, RunResult, Series, Status
 from simkit.models.steptables import StepTables
+from simkit.workloads.reblocked import reblocked
 from simkit.workloads.workload import Prefixes, Workload
 
 NOTHING_KNOWN = Constant()  # of output lengths
@@ -88,14 +88,9 @@ def simulate(
 
 
 def span_of(prefixes: Prefixes | None, limits: Limits) -> int:
-    """KV blocks that one of the workload's content ids covers; InputError if the two do not divide."""
-    if prefixes is None or not limits.prefix_caching:
+    """KV blocks that one of the workload's content ids covers; 1 where the two do not divide (`reblocked`)."""
+    if prefixes is None or not limits.prefix_caching or prefixes.block_tokens % limits.block_size:
         return 1
-    if prefixes.block_tokens % limits.block_size:
-        raise InputError(
-            f"deployment.engine.block_size={limits.block_size}: the workload names content in blocks of "
-            f"{prefixes.block_tokens} tokens; choose a block size that divides it, or enable_prefix_caching: false"
-        )
     return prefixes.block_tokens // limits.block_size
 
 
@@ -128,6 +123,8 @@ def load(
     prefixes = workload.prefixes
     if prefixes is None or not limits.prefix_caching:
         return requests, np.zeros(0, dtype=np.int64)
+    if prefixes.block_tokens % limits.block_size:
+        prefixes = reblocked(prefixes, limits.block_size)
     named = (prefixes.start[1:] - prefixes.start[:-1])[rows] * limits.content_span
     requests["first_content"] = prefixes.start[:-1][rows]
     # an id of a partly filled block says nothing about what follows the prompt in it; ids of chats name answers too

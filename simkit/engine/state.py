@@ -66,6 +66,10 @@ class Limits(NamedTuple):
     uncached_leave_to_front: bool = True  # so are those that a window leaves, or a window's request (vLLM >= 0.23)
     frees_settled: bool = True  # blocks leave a window when no step in flight reads them any more (vLLM >= 0.26)
     retention_blocks: int = 1  # prefixes of every so many blocks stay cached for windows; 0: only what is asked again
+    # the groups that see windows keep states, whose last of several new blocks alone is there: where chunks of
+    # prompts end for them, CHUNKS_TO_LAST, ..; STATES_LOST: no group does
+    state_chunks: int = 0
+    state_blocks: int = 0  # that each running request holds beside its KV, for layers that keep a state
     # what drafts with KV of their own ask for (simkit.engine.draft_kinds), all of it nothing for others
     lookahead_tokens: int = 0  # that a step's blocks hold beyond its own
     admission_lookahead_tokens: int = 0  # the same of who is admitted (vLLM >= 0.23)
@@ -73,6 +77,11 @@ class Limits(NamedTuple):
     hashes_next_token: bool = False  # a block is reusable once the token after it is known (vLLM >= 0.33)
     draft_slots: int = 0  # tokens of a step's budget that each of its requests takes besides its own (vLLM >= 0.28)
     draft_reserve: int = 0  # that no step gives (vLLM 0.17 to 0.27)
+
+
+def columns_beside(limits: Limits) -> int:
+    """Columns of the table behind the groups' rows: a request's states, or what is kept in mind of them."""
+    return STATE_COLUMNS if limits.state_chunks != STATES_LOST else limits.state_blocks
 
 
 def records(shape: int | tuple[int, ...], kind: np.dtype[np.void]) -> Records:
@@ -89,6 +98,20 @@ PAD_NOBODY, PAD_OR_WAIT, PAD_BESIDE, PAD_BEHIND_HIT = range(4)
 # give up one of what the others left (vLLM < 0.20); all give up the same (0.20), which windows keep cached for a prompt
 # that comes again and for one that goes on (0.30); that one may be the prompt's last (0.32)
 KEEP_HIT, DROP_BY_KIND, DROP_ONCE, DROP_KEEPING_ENDS, DROP_FROM_END = range(5)
+
+
+# where prefixes are cached with the states that layers keep, a state is one that a chunk of a prompt left, so chunks
+# end with blocks: up to the last whole one (vLLM 0.26), or with any that a step can reach (0.27); from 0.30 on all
+# states behind are given back, of which one between gaps stayed before; and from 0.32 on not with the block that ends
+# the prompt
+STATES_LOST, CHUNKS_TO_LAST, CHUNKS_TO_ANY, CHUNKS_LEAVING_NONE, CHUNKS_BEFORE_END = range(5)
+
+
+# what is kept in mind of a request's states at the end of its row in the table, counted from there: how far they were
+# given back (before 0.30: one past the last that a chunk began from); the step, counted from 1, that registered
+# blocks of it last; and from which block on
+STATE_MARK, STATE_STEP, STATE_FROM = -1, -2, -3
+STATE_COLUMNS = 3
 
 
 # what the workload says of each request; the loop only reads it
@@ -213,7 +236,8 @@ class Pool(NamedTuple):
 
     blocks: Records  # BLOCK [blocks]
     places: Records  # PLACE [power of two] open addressing by content; key 0 is empty
-    table: I32  # [slots, groups x blocks a request can hold] the blocks of each running request, in order; 0: left
+    # [slots, groups x blocks a request can hold + state blocks] the blocks of each running request, in order; 0: left
+    table: I32
     free_slots: I32  # [slots] a stack
     counts: I64  # [4] FREE_BLOCKS, DISTINCT_KEYS, FREE_SLOTS, NAMED
 

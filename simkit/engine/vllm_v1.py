@@ -4,24 +4,39 @@ Rules and their order are those of vLLM 0.32's Scheduler.schedule(); switches in
 is no prefill phase and no decode phase: a step gives each request some of the tokens it is due.
 """
 
-from simkit.compiled import inlined
+from simkit.compiled import called, inlined
 from simkit.engine.actions import admit, choose_victim, fits, give, grow, preempt
 from simkit.engine.drafts import drafts_of, padded
 from simkit.engine.prefix import longest_hit
 from simkit.engine.ring import in_flight
-from simkit.engine.state import FCFS, PREEMPTED_NOW, RUNNING_COUNT, WAITING_COUNT, Replica
+from simkit.engine.state import FCFS, PREEMPTED_NOW, RUNNING_COUNT, STATES_LOST, WAITING_COUNT, Replica
+from simkit.engine.states import is_being_kept, to_kept_state
 from simkit.engine.waiting import can_set_aside, head, put_back, set_aside
 
 
 @inlined
 def schedule(r: Replica, row: int) -> None:
     """Serve running requests, then, if nobody was preempted, admit waiting ones."""
+    if r.limits.state_chunks != STATES_LOST:
+        _schedule_for_states(r, row)
+    else:
+        _schedule(r, row, cuts=False)
+
+
+@called
+def _schedule_for_states(r: Replica, row: int) -> None:
+    """The same where chunks end so that states can be cached: machine code of its own, that others are no slower."""
+    _schedule(r, row, cuts=True)
+
+
+@inlined
+def _schedule(r: Replica, row: int, cuts: bool) -> None:
     threshold = _long_prefill_cap(r)
     kept = r.limits.draft_reserve + r.limits.draft_slots
-    budget = _schedule_running(r, row, threshold, r.limits.max_num_batched_tokens - kept)
+    budget = _schedule_running(r, row, threshold, r.limits.max_num_batched_tokens - kept, cuts)
     # a step that preempted admits nobody (vLLM scheduler, waiting loop)
     if r.at[PREEMPTED_NOW] == 0:
-        _schedule_waiting(r, row, threshold, budget)
+        _schedule_waiting(r, row, threshold, budget, cuts)
 
 
 @inlined
@@ -38,7 +53,7 @@ def _long_prefill_cap(r: Replica) -> int:
 
 
 @inlined
-def _schedule_running(r: Replica, row: int, threshold: int, budget: int) -> int:
+def _schedule_running(r: Replica, row: int, threshold: int, budget: int, cuts: bool) -> int:
     """Give running requests, in order of admission, what they are due; returns the budget left.
 
     The budget is what the next request may get: where a draft reads more tokens of it, those are kept back already.
@@ -62,6 +77,8 @@ def _schedule_running(r: Replica, row: int, threshold: int, budget: int) -> int:
         if 0 < threshold < due:
             due = threshold
         due = min(due, budget, r.limits.max_model_len - computed - 1)
+        if cuts:
+            due = to_kept_state(r, request, computed, due)
         if due <= 0:
             i += 1
             continue
@@ -92,7 +109,7 @@ def _last_token(r: Replica, request: int) -> int:
 
 
 @inlined
-def _schedule_waiting(r: Replica, row: int, threshold: int, budget: int) -> None:
+def _schedule_waiting(r: Replica, row: int, threshold: int, budget: int, cuts: bool) -> None:
     """Admit from the head of the queue while it fits; nobody overtakes a head that does not."""
     progress = r.progress
     at = r.at
@@ -119,6 +136,10 @@ def _schedule_waiting(r: Replica, row: int, threshold: int, budget: int) -> None
         if not r.limits.chunked_prefill and due > budget:
             break
         due = min(due, budget)
+        if cuts:
+            due = to_kept_state(r, request, hit, due)
+            if due == 0 or is_being_kept(r, row, request, hits):
+                break
         if not fits(r, request, hit + due, hits, idle):
             break
         admit(r, request, hits, hit + due)

@@ -6,7 +6,9 @@ window, a block that no later token can see is given back and its place in the r
 """
 
 from simkit.compiled import inlined
-from simkit.engine.state import DROP_KEEPING_ENDS, KEEP_HIT, Limits, Pool
+from simkit.engine.state import DROP_KEEPING_ENDS, KEEP_HIT, STATES_LOST, Limits, Pool, columns_beside
+
+_columns_beside = inlined(columns_beside)
 
 
 @inlined
@@ -18,13 +20,21 @@ def groups_of(limits: Limits) -> int:
 @inlined
 def columns(limits: Limits, pool: Pool) -> int:
     """Columns of the table from one group's row to the next; 0 where there is one."""
-    return 0 if groups_of(limits) == 1 else pool.table.shape[1] // groups_of(limits)
+    return 0 if groups_of(limits) == 1 else (pool.table.shape[1] - _columns_beside(limits)) // groups_of(limits)
 
 
 @inlined
 def sees_window(limits: Limits, group: int) -> bool:
     """Whether a group's layers see a window."""
     return bool(group < limits.window_groups if limits.windows_first else group >= limits.full_groups)
+
+
+@inlined
+def new_blocks(limits: Limits, count: int) -> int:
+    """Blocks of the pool for `count` more in each row: a state takes one, whatever lies between it and the last."""
+    if limits.state_chunks != STATES_LOST:
+        return limits.full_groups * count + limits.window_groups * min(count, 1)
+    return groups_of(limits) * count
 
 
 @inlined
@@ -88,5 +98,8 @@ def blocks_at_admission(limits: Limits, tokens: int, hits: int) -> int:
     (vLLM >= 0.20 max_admission_blocks_per_request).
     """
     blocks = (min(tokens, limits.max_model_len) + limits.block_size - 1) // limits.block_size
+    if limits.state_chunks != STATES_LOST:
+        return new_blocks(limits, max(blocks - hits, 0))
     seen = min(blocks, limits.window_cap_blocks) if limits.window_cap_blocks > 0 else blocks
-    return limits.full_groups * max(blocks - hits, 0) + limits.window_groups * max(seen - hits, 0)
+    kept = limits.full_groups * max(blocks - hits, 0) + limits.window_groups * max(seen - hits, 0)
+    return kept + limits.state_blocks

@@ -65,6 +65,7 @@ def run_layer(
     norms = weights.norms
     h = _norm(norms[0], details, residual, None) if first else _norm(norms[0], details, x, residual)
     assert isinstance(layer.attention, GroupedAttention)
+    assert layer.ffn is not None
     attended = _attention(h, layer.attention, weights.attention, details, cache.of(batch), batch, rope_table)
     if len(norms) == 1:
         return attended + feed_forward(h, layer.ffn, weights.ffn, details)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from simkit.kernels.decoder_details import DecoderDetails
-from simkit.models.architecture import DenseFFN, GroupedAttention, Layer, MoE
+from simkit.models.architecture import DenseFFN, GroupedAttention, Layer, MoE, named_kind
 
 
 class NormWeights(NamedTuple):
@@ -98,13 +98,17 @@ def random_layer(
     """Weights of one layer.
 
     Raises:
-        ValueError: the layer is of a kind that is not computed here: latent or chunked attention.
+        ValueError: the layer is of a kind not computed here: latent, linear, chunked or gated attention, no FFN.
     """
     attention = layer.attention
     if not isinstance(attention, GroupedAttention):
-        raise ValueError("layer: has latent attention; MHA, GQA or MQA is expected")
+        raise ValueError(f"layer: has {named_kind(attention)} attention; MHA, GQA or MQA is expected")
     if attention.chunked:
         raise ValueError("layer: attends within chunks (Llama 4); full or windowed attention is expected")
+    if attention.output_gate:
+        raise ValueError("layer: has a gate on its attention's output (Qwen3-Next); attention without is expected")
+    if layer.ffn is None or (isinstance(layer.ffn, MoE) and (layer.ffn.latent or not layer.ffn.gated)):
+        raise ValueError("layer: has no FFN, or experts without gates; a dense FFN or gated experts are expected")
     return LayerWeights(
         tuple(random.norm(hidden, details.norm_offset, norm_has_bias) for _ in range(layer.norms)),
         _random_attention(attention, hidden, details, random),

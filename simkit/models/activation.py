@@ -6,6 +6,7 @@ the two peaks (`GPUModelRunner.profile_run`). Both are written here as sums of t
 
 from simkit.models.architecture import Architecture, DenseFFN, GroupedAttention, Layer
 from simkit.models.layout import Layout, kv_heads_per_gpu
+from simkit.models.linear_attention import LinearAttention
 
 # Bytes a logit of the dummy sampling pass, which sorts for top-k and top-p: 16-bit logits 2, fp32 logits 4, sorted
 # values 4, their int64 indices 8, and the sort's own copy of both 12 (vLLM `_dummy_sampler_run`, torch.sort). In the
@@ -42,11 +43,15 @@ def peak_bytes(arch: Architecture, layout: Layout, max_num_batched_tokens: int, 
 
 
 def _attention_width(layer: Layer, layout: Layout) -> int:
-    """q, k, v and the attention output, in elements a token."""
+    """q, k, v and the attention output, in elements a token; of linear attention its inputs twice, and the output."""
     attention = layer.attention
+    if isinstance(attention, LinearAttention):
+        own = attention.on_gpu(layout.tensor)
+        return own.input_width + own.channels + own.heads * own.value_dim  # projected; convolved; output
     heads = attention.heads // layout.tensor
     if isinstance(attention, GroupedAttention):
-        return (2 * heads + 2 * kv_heads_per_gpu(attention, layout.tensor)) * attention.head_dim
+        gated = heads * attention.output_gate
+        return (2 * heads + gated + 2 * kv_heads_per_gpu(attention, layout.tensor)) * attention.head_dim
     # keys and values are expanded for all heads
     return heads * (2 * attention.query_dim + 2 * attention.value_dim) + attention.kv_rank + attention.rope_dim
 
@@ -54,8 +59,11 @@ def _attention_width(layer: Layer, layout: Layout) -> int:
 def _ffn_width(arch: Architecture, layer: Layer, layout: Layout) -> int:
     """Gate, up, their product and the output, in elements a token; of every copy a token makes in an MoE."""
     ffn = layer.ffn
+    if ffn is None:
+        return arch.hidden
     if isinstance(ffn, DenseFFN):
         return (3 if ffn.gated else 2) * ffn.width // layout.tensor + arch.hidden
     # two caches of vLLM's fused_moe: [copies, max(2 width, hidden)] and [copies, width]
     width = ffn.width if layout.expert > 1 else ffn.width // layout.tensor
-    return ffn.per_token * (max(2 * width, arch.hidden) + width) + arch.hidden + 3 * ffn.shared_width // layout.tensor
+    shared = (ffn.ups + 1) * ffn.shared_width // layout.tensor
+    return ffn.per_token * (max(ffn.ups * width, ffn.latent or arch.hidden) + width) + arch.hidden + shared

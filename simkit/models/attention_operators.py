@@ -4,6 +4,7 @@ import numpy as np
 
 from simkit.models.architecture import Architecture, GroupedAttention, LatentAttention
 from simkit.models.layout import Layout, layer_kv_bytes_per_token
+from simkit.models.linear_attention import LinearAttention
 from simkit.models.operators import F64, Operator, counted
 from simkit.models.precision import Precision
 
@@ -12,6 +13,8 @@ def decode_attention(
     arch: Architecture, layout: Layout, requests: F64, contexts: F64, windowed: bool, kv: Precision = "bf16"
 ) -> list[Operator]:
     """Attention of `requests` one-token queries over `contexts` cached tokens in sum, one operator a kind of layer.
+
+    Layers whose attention is linear are among those without a window; their time does not go by contexts.
 
     Args:
         arch: the model.
@@ -26,6 +29,9 @@ def decode_attention(
     for layer, count in arch.kinds.items():
         attention = layer.attention
         if (attention.window_tokens is not None) != windowed:
+            continue
+        if isinstance(attention, LinearAttention):
+            found.append(state_update(attention.on_gpu(layout.tensor), count, requests))
             continue
         heads = attention.heads // layout.tensor
         kv_bytes = float(layer_kv_bytes_per_token(layer, layout.tensor, kv))
@@ -48,6 +54,24 @@ def decode_attention(
             )
         )
     return found
+
+
+def state_update(own: LinearAttention, count: int, requests: F64) -> Operator:
+    """One token of each of `requests` (f64) changes and reads its state, in `count` layers; `own` is a GPU's share.
+
+    A head's matrix decays, is asked for the token's key, corrected by an outer product and asked for its query: 7
+    operations a number (Yang et al. 2024, equation 10). It is read and written, and so are the convolution's inputs.
+    """
+    state = float(own.state_bytes())
+    return counted(
+        "state_update",
+        "state_decode",
+        count,
+        requests,
+        flops=7.0 * count * requests * own.heads * own.key_dim * own.value_dim,
+        read=count * requests * (state + 2.0 * own.channels),
+        written=count * requests * (state + 2.0 * own.heads * own.value_dim),
+    )
 
 
 def _latent_decode(
@@ -82,7 +106,7 @@ def attended_pairs(chunk: F64, past: F64, window: int | None) -> F64:
 def prefill_attention(
     arch: Architecture, layout: Layout, chunk: F64, past: F64, kv: Precision = "bf16", extra_keys: float = 0.0
 ) -> list[Operator]:
-    """Attention of one prefill chunk, by kind of layer; `chunk` and `past` (f64) are broadcast.
+    """Attention of one prefill chunk, by kind of layer, linear ones left out; `chunk` and `past` (f64) are broadcast.
 
     Keys and values are read once a layer (query tiles of one KV head share them through L2). `extra_keys` are charged
     to every query beyond those it sees: how a roofline says that short rows use the matrix units badly.
@@ -91,6 +115,8 @@ def prefill_attention(
     found = []
     for layer, count in arch.kinds.items():
         attention, window = layer.attention, layer.attention.window_tokens
+        if isinstance(attention, LinearAttention):
+            continue  # all chunks of a step together: simkit.models.state_time
         heads = attention.heads // layout.tensor
         pairs = attended_pairs(chunk, past, window) + extra_keys * chunk
         seen = past + chunk if window is None else np.minimum(past + chunk, window + chunk)

@@ -143,6 +143,7 @@ def calibrated_law(
         gap_ns=engine.step_us * 1e3 * host,
         chunk_ns=engine.chunk_layer_us * 1e3 * len(arch.layers) * host,
         row_ns=sort_ns if sorts_vocabulary(arch, sampling) else 0.0,
+        state_prefill_ns=lambda own, longest, tokens: laws.state_prefill.ns(own, device, longest, tokens),
     )
 
 
@@ -174,6 +175,8 @@ def operator_ns(
         return _shared_fixed(_experts_law(laws, precision)).ns(compute_s, memory_s, operator.launches)
     if family == "gemm":
         return (laws.gemm_8bit if precision in EIGHT else laws.gemm).ns(compute_s, memory_s, operator.launches)
+    if family == "state_decode":
+        return laws.state_decode.ns(compute_s, memory_s, operator.launches)
     law = laws.attention_decode if family == "attention_decode" else laws.attention_prefill
     return law.ns(compute_s, memory_s, operator.launches)
 

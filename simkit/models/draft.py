@@ -10,14 +10,22 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from simkit.errors import InputError
-from simkit.models.architecture import Architecture, Attention, DenseFFN, GroupedAttention, Layer, MoE
+from simkit.models.architecture import (
+    Architecture,
+    Attention,
+    DenseFFN,
+    GroupedAttention,
+    Layer,
+    MoE,
+)
 from simkit.models.layout import Layout, check_layout, kv_heads_per_gpu
+from simkit.models.linear_attention import LinearAttention
 from simkit.models.precision import Precision
 from simkit.models.sharding import layer_weight_bytes
 
 DraftMethod = Literal["eagle", "eagle3", "mtp", "draft_model"]
 
-# of the target's 128,256 tokens and more, what EAGLE 3 heads score: draft_vocab_size of yuhuili's and lmsys' checkpoints
+# of the target's 128,256 tokens and more, what EAGLE 3 heads score (draft_vocab_size of yuhuili's and lmsys' files)
 EAGLE3_VOCAB = 32_000
 AUXILIARY_STATES = 3  # of the target's layers, which EAGLE 3 reads (Li et al. 2025, 3.1)
 
@@ -117,6 +125,11 @@ def usual_draft(method: Literal["eagle", "eagle3", "mtp"], target: Architecture,
     dense: where the target has experts, as wide as those that a token takes. MTP's is the target's last one with what
     belongs to it. Raises InputError for EAGLE on latent attention, whose heads have shapes of their own.
     """
+    if isinstance(target.layers[-1].attention, LinearAttention) or target.layers[-1].ffn is None:
+        raise InputError(
+            f"{method} for {target.name}, whose last layer is not one of attention and FFN, has no usual shape; give "
+            "the draft's config.json"
+        )
     if method == "mtp":
         layer = replace(target.layers[-1], norms=target.layers[-1].norms + 2)  # one on each of the halves that fc reads
         arch = replace(target, name=f"MTP of {target.name}", layers=(layer,), encoder_parameters=0)
@@ -170,6 +183,8 @@ def draft_model(arch: Architecture) -> Draft:
 
 def dense_width(layer: Layer) -> int:
     """How wide a layer's FFN is for one token."""
+    if layer.ffn is None:
+        return 0
     if isinstance(layer.ffn, DenseFFN):
         return layer.ffn.width
     return layer.ffn.per_token * layer.ffn.width + layer.ffn.shared_width

@@ -58,7 +58,7 @@ def _read_eagle(method: Literal["eagle", "eagle3"], path: Path, target: Architec
     if made_for != target.hidden:
         raise fields.error(
             "target_hidden_size",
-            f"is {made_for}, and {target.name} is of width {target.hidden}; give the config.json of a draft made for it",
+            f"is {made_for}, and {target.name} is of width {target.hidden}; give the config.json of one made for it",
         )
     arch = architecture_from_config(inside, str(path))
     reduced = fields.positive("draft_vocab_size", arch.vocab)

@@ -83,7 +83,9 @@ def draft_pass(
         shared_linear_ns=shared,
     )
     one = np.ones(())
-    behind = decode_ns(law, arch, own, one, past + chunk, False, kv) - decode_ns(law, arch, own, one, 0 * one, False, kv)
+    behind = decode_ns(law, arch, own, one, past + chunk, False, kv) - decode_ns(
+        law, arch, own, one, 0 * one, False, kv
+    )
     return DraftPass(
         first,
         later_ns=_linear_ns(law, draft, own, rows, sizes, kv, first=False),

@@ -50,6 +50,12 @@ EFFICIENCY: dict[Family, Efficiency] = {
         "16 and 17 us with launches, less an assumed 4 to 5 us inside a graph; compute: plateau of MLA decode on H800 "
         "(InferSim, 0.53 to 0.56)",
     ),
+    "state_decode": Efficiency(
+        1.0,
+        0.85,
+        4_000.0,
+        "fits of AIConfigurator's tables of Gated DeltaNet in vLLM: 0.81 to 0.90 on H100, H200, B200, L40S; 2 to 4 us",
+    ),
     "attention_prefill": Efficiency(
         0.50, 0.86, 12_000.0, "assumed where a device has no figure of its own; the device's figure otherwise"
     ),
@@ -83,8 +89,8 @@ _DEEPEP_NETWORK = Collective(
 _NCCL_NETWORK = Collective(
     12_500.0,
     0.94,
-    "bytes: 46 to 48 of an NDR card's 50 GB/s (NVIDIA in nccl-tests issue 290); fixed: 4 to 512 bytes over 2 nodes of 8 "
-    "H20 take 46 to 48 us (nccl issue 1244, NVLSTree), less the 21 us of an H100's 8 in a node, half of it each way",
+    "bytes: 46 to 48 of an NDR card's 50 GB/s (NVIDIA in nccl-tests issue 290); fixed: 4 to 512 bytes over 2 nodes of "
+    "8 H20 take 46 to 48 us (nccl issue 1244, NVLSTree), less the 21 us of an H100's 8 in a node, half of it each way",
 )
 _NVLINK: dict[CollectiveFamily, Collective] = {
     "all_reduce": Collective(

@@ -16,6 +16,7 @@ from simkit.errors import InputError
 from simkit.invalid import first_error
 from simkit.models.device import Device, LinkKind
 from simkit.models.operators import F64
+from simkit.models.state_time import StatePrefillLaw
 from simkit.yaml_file import read_mapping
 
 KERNELS_FILE = Path(__file__).parent / "laws" / "kernels.yaml"
@@ -89,6 +90,8 @@ class DeviceLaws(_Part):
     grouped_gemm_marlin: KernelLaw  # the same by Marlin: integer weights, and MXFP4 where the server is told so
     attention_decode: KernelLaw
     attention_prefill: KernelLaw
+    state_decode: KernelLaw  # of layers that keep a state: Gated DeltaNet
+    state_prefill: StatePrefillLaw
     all_reduce: tuple[AllReduceLaw, ...] = Field(min_length=1)
 
     def all_reduce_on(self, gpus: int) -> AllReduceLaw:

@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from simkit.errors import InputError
 from simkit.models.architecture import Architecture, DenseFFN, GroupedAttention, Layer, MoE
+from simkit.models.linear_attention import LinearAttention
 from simkit.models.precision import Precision
 
 _TENSOR_SIZES = (1, 2, 4, 8, 16, 32)
@@ -82,8 +83,8 @@ def check_layout(arch: Architecture, layout: Layout) -> None:
         raise InputError(f"layout: tensor {layout.tensor}: {problem}; {fitting_tensor_sizes_hint(arch, layout)}")
     if layout.tensor % layout.tensor_in_node:
         raise InputError(
-            f"layout: tensor {layout.tensor}: does not fill nodes of {layout.gpus_per_node} GPUs evenly; use a multiple, "
-            "or set gpus_per_node"
+            f"layout: tensor {layout.tensor}: does not fill nodes of {layout.gpus_per_node} GPUs evenly; use a "
+            "multiple, or set gpus_per_node"
         )
     if layout.pipeline > 1 and any(layout.parts_a_stage(stage) for stage in range(layout.pipeline)):
         raise InputError(
@@ -144,9 +145,12 @@ def _tensor_problem(arch: Architecture, tensor: int, expert_parallel: bool) -> s
     for layer in arch.kinds:
         attention, ffn = layer.attention, layer.ffn
         if attention.heads % tensor:
-            return f"does not divide {attention.heads} attention heads"
+            what = "attention" if not isinstance(attention, LinearAttention) else attention.form
+            return f"does not divide {attention.heads} {what} heads"
         if isinstance(attention, GroupedAttention) and attention.kv_heads % tensor and tensor % attention.kv_heads:
             return f"neither divides {attention.kv_heads} KV heads nor is a multiple of them"
+        if isinstance(attention, LinearAttention) and attention.form == "GDN" and attention.key_heads % tensor:
+            return f"does not divide {attention.key_heads} key heads of the Gated DeltaNet layers"
         if isinstance(ffn, DenseFFN) and ffn.width % tensor:
             return f"does not divide the FFN width {ffn.width}"
         if isinstance(ffn, MoE):

@@ -11,8 +11,8 @@ from simkit.errors import InputError
 from simkit.models.activation import peak_bytes
 from simkit.models.architecture import Architecture
 from simkit.models.captures import default_capture_sizes
-from simkit.models.draft import Draft
 from simkit.models.device import Device, known_devices, load_device
+from simkit.models.draft import Draft
 from simkit.models.kv_groups import PLAIN, KvGroups, block_token_bytes, longest_held
 from simkit.models.layout import Layout, check_layout, fitting_tensor_sizes
 from simkit.models.precision import Precision
@@ -22,8 +22,8 @@ MIB = 1 << 20
 # CUDA context, loaded kernels and cuBLAS workspaces of one process: what the measured runs of docs/models.md leave
 # unexplained at tensor 1 (680 MiB on H100); public logs of vLLM print 0.3 to 0.6 GiB as non-torch memory.
 CONTEXT_BYTES = 680 * MIB
-# Tables of rotary positions up to this size are inside the two constants around this line, as they were in the runs that
-# these were taken from (8 MiB at tensor 1, 32 MiB beyond); what is larger comes on top.
+# Tables of rotary positions up to this size are inside the two constants around this line, as they were in the runs
+# that these were taken from (8 MiB at tensor 1, 32 MiB beyond); what is larger comes on top.
 ROTARY_IN_CONTEXT_BYTES = 32 * MIB
 # NCCL channels and vLLM's custom all-reduce buffers: the same at tensor 2 and 4.
 COLLECTIVE_BYTES = 100 * MIB
@@ -58,9 +58,10 @@ class MemoryPlan:
     def kv_tokens(self) -> int:
         """Tokens the KV cache of one replica holds. (vLLM keeps one of the blocks as its null block.)
 
-        Where layers see windows, those of requests of `max_model_len`, as vLLM prints it ("GPU KV cache size", >= 0.20).
+        Where layers see windows or keep states, those of requests of `max_model_len`, as vLLM prints it ("GPU KV cache
+        size", >= 0.20).
         """
-        if self.groups.window:
+        if self.groups.window or self.groups.state:
             return int(self.max_concurrency * self.max_model_len)
         return self.num_blocks * self.block_size
 
@@ -257,7 +258,9 @@ def _does_not_fit(request: _Request, plan: MemoryPlan) -> str:
             f"{_gib(fixed - weights)} of {_gib(plan.requested_bytes)} usable leave no KV cache"
         )
     else:
-        problem = f"{name}: the KV cache holds {plan.longest_tokens} tokens, less than one request of {plan.max_model_len}"
+        problem = (
+            f"{name}: the KV cache holds {plan.longest_tokens} tokens, less than one request of {plan.max_model_len}"
+        )
     remedies = list(_remedies(request, plan))
     return f"{problem}; what would fit: {'; '.join(remedies) or 'more GPUs of a larger kind'}"
 

@@ -23,6 +23,7 @@ from simkit.models.architecture import (
 )
 from simkit.models.expert_parallel import peers_of, skew_of
 from simkit.models.layout import Layout, kv_heads_per_gpu, layer_kv_bytes_per_token, stage_layers
+from simkit.models.linear_attention import LinearAttention
 from simkit.models.precision import Precision
 
 F64 = NDArray[np.float64]
@@ -32,6 +33,7 @@ Family = Literal[
     "elementwise",
     "attention_decode",
     "attention_prefill",
+    "state_decode",
     "all_reduce",
     "all_reduce_in_node",
     "all_gather",
@@ -147,9 +149,9 @@ class _Shard:
     def all_reduces(self, name: str, count: int) -> Iterator[Operator]:
         """`count` sums of [tokens, hidden]: a ring sends 2 (t - 1) / t of the bytes (Patarasuk and Yuan, 2009).
 
-        A group of several nodes sums its parts in each node (reduce-scatter), each part with the same GPU's of the other
-        nodes, and puts them together in each node again (all-gather): Cho et al., BlueConnect, 2019. NCCL's trees send
-        as much between nodes (NVIDIA in nccl-tests issue 196).
+        A group of several nodes sums its parts in each node (reduce-scatter), each part with the same GPU's of the
+        other nodes, and puts them together in each node again (all-gather): Cho et al., BlueConnect, 2019. NCCL's
+        trees send as much between nodes (NVIDIA in nccl-tests issue 196).
         """
         near, nodes = self.layout.tensor_in_node, self.layout.tensor_nodes
         whole = count * self.tokens * self.arch.hidden * 2.0
@@ -197,13 +199,19 @@ def linear_operators(
         kv_bytes = layer_kv_bytes_per_token(layer, layout.tensor, kv)
         if isinstance(attention, GroupedAttention):
             found.extend(_grouped_projections(shard, attention, count, kv_bytes))
-        else:
+        elif isinstance(attention, LatentAttention):
             found.extend(_latent_projections(shard, attention, count, kv_bytes))
-        found.extend(_dense(shard, ffn, count) if isinstance(ffn, DenseFFN) else _experts(shard, ffn, count))
+        else:
+            found.extend(_linear_projections(shard, attention.on_gpu(layout.tensor), count))
+        if isinstance(ffn, DenseFFN):
+            found.extend(_dense(shard, ffn, count))
+        elif ffn is not None:
+            found.extend(_experts(shard, ffn, count))
     if arch.final_norm and last:
         found.append(shard.elementwise("norm", 1, 2 * h2, 2 * h2))
     if layout.tensor > 1:
-        found.extend(shard.all_reduces("all_reduce", 2 * len(layers) + first))  # after embedding, each o, each down
+        # after embedding, each o, each down
+        found.extend(shard.all_reduces("all_reduce", sum(1 + (layer.ffn is not None) for layer in layers) + first))
     found.extend(_sends(shard, range(layout.pipeline - 1) if stage is None else range(stage, stage + 1 - last)))
     return found
 
@@ -212,13 +220,24 @@ def _grouped_projections(shard: _Shard, attention: GroupedAttention, count: int,
     hidden, tensor = shard.arch.hidden, shard.layout.tensor
     q = attention.heads // tensor * attention.head_dim
     kv = kv_heads_per_gpu(attention, tensor) * attention.head_dim
-    yield shard.gemm("qkv", count, hidden, q + 2 * kv, "attention")
+    yield shard.gemm("qkv", count, hidden, attention.query_width // tensor + 2 * kv, "attention")
     if attention.qk_norm:
         yield shard.elementwise("qk_norm", 2 * count, 1.0 * (q + kv), 1.0 * (q + kv))
     if not shard.arch.learned_positions:
         yield shard.elementwise("rope", count, 2.0 * (q + kv), 2.0 * (q + kv))
     yield shard.elementwise("kv_write", count, 4.0 * kv, 0.0, kv_written=kv_bytes)
+    if attention.output_gate:
+        yield shard.elementwise("output_gate", count, 4.0 * q, 2.0 * q)
     yield shard.gemm("o", count, q, hidden, "attention")
+
+
+def _linear_projections(shard: _Shard, own: LinearAttention, count: int) -> Iterator[Operator]:
+    """Linear attention but for its state: `own` is one GPU's share of it."""
+    hidden, values = shard.arch.hidden, own.heads * own.value_dim
+    yield shard.gemm("linear_in", count, hidden, own.input_width, "attention")
+    yield shard.elementwise("conv", count, 2.0 * own.channels, 2.0 * own.channels)
+    yield shard.elementwise("gated_norm", count, 4.0 * values, 2.0 * values)
+    yield shard.gemm("linear_out", count, values, hidden, "attention")
 
 
 def _latent_projections(shard: _Shard, attention: LatentAttention, count: int, kv_bytes: int) -> Iterator[Operator]:
@@ -268,7 +287,11 @@ def _experts(shard: _Shard, ffn: MoE, count: int) -> Iterator[Operator]:
     bits = shard.arch.weight_bits("experts", shard.weights)
     spread = layout.expert > 1
     width, held = (ffn.width, copies / layout.expert) if spread else (ffn.width / tensor, copies)
-    for name, inner, outer in (("experts_gate_up", hidden, 2.0 * width), ("experts_down", width, hidden)):
+    read = ffn.latent or hidden
+    if ffn.latent:
+        yield shard.gemm("latent_in", count, hidden, read, "shared_experts")
+        yield shard.gemm("latent_out", count, read, hidden, "shared_experts")
+    for name, inner, outer in (("experts_gate_up", read, float(ffn.ups) * width), ("experts_down", width, read)):
         yield counted(
             name,
             "grouped_gemm",
@@ -286,7 +309,7 @@ def _experts(shard: _Shard, ffn: MoE, count: int) -> Iterator[Operator]:
         "elementwise",
         count,
         tokens,
-        read=4.0 * count * held * width,
+        read=2.0 * ffn.ups * count * held * width,
         written=2.0 * count * held * width,
     )
     yield counted(
@@ -294,13 +317,13 @@ def _experts(shard: _Shard, ffn: MoE, count: int) -> Iterator[Operator]:
         "elementwise",
         count,
         tokens,
-        read=2.0 * count * tokens * per_token * hidden,
-        written=2.0 * count * tokens * hidden,
+        read=2.0 * count * tokens * per_token * read,
+        written=2.0 * count * tokens * read,
     )
     if ffn.shared_width:
         shared = ffn.shared_width / tensor
-        yield shard.gemm("shared_gate_up", count, hidden, 2.0 * shared, "shared_experts")
-        yield shard.elementwise("activation", count, 4.0 * shared, 2.0 * shared)
+        yield shard.gemm("shared_gate_up", count, hidden, ffn.ups * shared, "shared_experts")
+        yield shard.elementwise("activation", count, 2.0 * ffn.ups * shared, 2.0 * shared)
         yield shard.gemm("shared_down", count, shared, hidden, "shared_experts")
     if layout.data > 1:
         yield from _exchanges(shard, ffn, count)
@@ -314,7 +337,8 @@ def _exchanges(shard: _Shard, ffn: MoE, count: int) -> Iterator[Operator]:
     """
     layout = shard.layout
     element_bytes = (1 if shard.arch.weight_bits("experts", shard.weights) == 8 else 2) + 2
-    sent = count * shard.tokens / layout.tensor * shard.arch.hidden * element_bytes * skew_of(layout, ffn.experts)
+    width = ffn.latent or shard.arch.hidden
+    sent = count * shard.tokens / layout.tensor * width * element_bytes * skew_of(layout, ffn.experts)
     near, far = peers_of(layout, ffn.per_token)
     if near > 0:
         yield counted("exchange", "all_to_all", 2 * count, shard.tokens, sent=sent * near)

@@ -22,6 +22,7 @@ from simkit.models.efficiency import (
 from simkit.models.layout import Layout
 from simkit.models.operators import Operator
 from simkit.models.precision import Precision
+from simkit.models.state_time import ASSUMED
 from simkit.models.step_law import StepLaw, TableSizes, decode_ns, prefill_ns, step_tables
 from simkit.models.steptables import StepTables
 
@@ -57,6 +58,7 @@ def roofline_law(arch: Architecture, device: Device, weights: Precision | None =
         host_step_ns=HOST_STEP_NS,
         host_request_ns=HOST_REQUEST_NS,
         prefill_extra_keys=PREFILL_EXTRA_KEYS,
+        state_prefill_ns=lambda own, longest, tokens: ASSUMED.ns(own, device, longest, tokens),
     )
 
 

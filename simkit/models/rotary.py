@@ -11,9 +11,12 @@ from collections.abc import Iterator
 
 from simkit.models.architecture import Architecture, GroupedAttention, LatentAttention
 from simkit.models.config_fields import ConfigFields
+from simkit.models.linear_attention import LinearAttention
 
-# transformers' default where a file does not say: GlmConfig, Glm4Config, Glm4MoeConfig, PhiConfig
-_PARTIAL = {"glm": 0.5, "glm4": 0.5, "glm4_moe": 0.5, "phi": 0.5}
+_QWEN_NEXT = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+# transformers' default where a file does not say: GlmConfig, Glm4Config, Glm4MoeConfig, PhiConfig, Qwen3NextConfig
+_PARTIAL = {"glm": 0.5, "glm4": 0.5, "glm4_moe": 0.5, "phi": 0.5, **dict.fromkeys(_QWEN_NEXT, 0.25)}
+_NO_POSITIONS = ("nemotron_h",)  # attention knows none (vLLM nemotron_h.py)
 _FULL_PRECISION = ("gpt_oss",)  # the table is kept in 32 bits (vLLM gpt_oss.py)
 
 
@@ -23,8 +26,10 @@ def rotary_table_bytes(fields: ConfigFields, arch: Architecture) -> int:
     Raises:
         InputError: the file scales positions by something that is not a number above 0.
     """
-    if arch.learned_positions:
+    if arch.learned_positions or arch.model_type in _NO_POSITIONS:
         return 0
+    if fields.has("position_embedding_type") and fields.text("position_embedding_type") == "nope":
+        return 0  # Granite 4
     width = _rotary_width(fields, arch)
     rows = sum(_rows(each, arch.max_context_tokens) for each in _ropes(fields, arch.model_type))
     indexed = any(isinstance(each.attention, LatentAttention) and each.attention.indexer for each in arch.kinds)
@@ -34,7 +39,7 @@ def rotary_table_bytes(fields: ConfigFields, arch: Architecture) -> int:
 
 def _rotary_width(fields: ConfigFields, arch: Architecture) -> int:
     """Numbers of a head that positions turn."""
-    attention = arch.layers[0].attention
+    attention = next(layer.attention for layer in arch.layers if not isinstance(layer.attention, LinearAttention))
     if not isinstance(attention, GroupedAttention):
         return attention.rope_dim
     own = fields.child("rope_parameters") if fields.has("rope_parameters") else fields

@@ -2,6 +2,7 @@
 
 from simkit.models.architecture import Architecture, Attention, GroupedAttention, Layer, layer_parameters
 from simkit.models.layout import Layout, kv_heads_per_gpu, stage_layers
+from simkit.models.linear_attention import LinearAttention
 from simkit.models.precision import Precision
 
 
@@ -9,17 +10,19 @@ def attention_parameters_per_gpu(attention: Attention, hidden: int, tensor: int)
     """Attention weights on one of `tensor` GPUs.
 
     Query heads are cut; KV heads are cut or copied; MLA's down projections, their norms and the indexer are copied
-    (vLLM: `ReplicatedLinear` for q_a_proj, kv_a_proj_with_mqa and the indexer).
+    (vLLM: `ReplicatedLinear` for q_a_proj, kv_a_proj_with_mqa and the indexer). Linear attention is cut by its heads.
     """
     if tensor == 1:
         return attention.parameters(hidden)
+    if isinstance(attention, LinearAttention):
+        return attention.on_gpu(tensor).parameters(hidden)
     heads = attention.heads // tensor
     if isinstance(attention, GroupedAttention):
         kv = kv_heads_per_gpu(attention, tensor)
-        q, kv_width = heads * attention.head_dim, kv * attention.head_dim
+        q, kv_width = attention.query_width // tensor, kv * attention.head_dim
         biases = (q + 2 * kv_width) * attention.qkv_bias + hidden * attention.output_bias
         extras = 2 * attention.head_dim * attention.qk_norm + heads * attention.sinks
-        return hidden * (q + 2 * kv_width) + q * hidden + biases + extras
+        return hidden * (q + 2 * kv_width) + heads * attention.head_dim * hidden + biases + extras
     cut = attention.heads * attention.query_dim * (attention.q_rank or hidden)
     cut += attention.kv_rank * attention.heads * (attention.nope_dim + attention.value_dim)
     cut += attention.heads * attention.value_dim * hidden

@@ -1,5 +1,6 @@
 """From the times of operators to the tables that the engine replays: the same for every source of such times."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ from simkit.models.architecture import Architecture
 from simkit.models.attention_operators import decode_attention, prefill_attention
 from simkit.models.captures import default_capture_sizes, padded_tokens
 from simkit.models.layout import Layout, check_layout, stage_layers
+from simkit.models.linear_attention import LinearAttention
 from simkit.models.operators import F64, Operator, linear_operators, sampling_operators
 from simkit.models.precision import Precision
-from simkit.models.steptables import StepTables, grid_values
+from simkit.models.steptables import NOT_ALONE, StepTables, grid_values
 
 I64 = NDArray[np.int64]
 
@@ -33,6 +35,8 @@ class StepLaw:
     gap_ns: float = 0.0  # the device waits so long in every step
     chunk_ns: float = 0.0  # a prefill chunk costs so much beside its operators
     row_ns: float = 0.0  # a sampled row costs so much beside its operators
+    # of one layer that keeps a state, on one GPU, by tokens of the longest chunk and of all chunks of a step
+    state_prefill_ns: Callable[[LinearAttention, F64, F64], F64] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ def step_tables(
         decode_window_ns=decode_ns(law, arch, layout, batch, contexts, True, kv) if window else np.zeros((0, 0)),
         prefill_ns=prefill_ns(law, arch, layout, *_axes(batched, longest), kv),
         window_tokens=window,
+        state_ns=state_ns(law, arch, layout, batched),
     )
     if layout.data > 1:
         padded = padded_tokens(np.arange(batched + 1, dtype=np.int64), sizes.captures()).astype(np.float64)
@@ -167,6 +172,21 @@ def prefill_ns(law: StepLaw, arch: Architecture, layout: Layout, chunk: F64, pas
     operators = prefill_attention(arch, layout, chunk, past, kv, law.prefill_extra_keys)
     total = sum_ns(law, operators, np.broadcast_shapes(chunk.shape, past.shape))
     return np.where(chunk > 0, total + law.chunk_ns, 0.0)
+
+
+def state_ns(law: StepLaw, arch: Architecture, layout: Layout, batched: int) -> F64:
+    """[grid(longest chunk), grid(tokens)] what chunks of up to `batched` tokens take in layers with states; in ns.
+
+    Empty where no layer does.
+    """
+    if not arch.linear_layers:
+        return NOT_ALONE
+    assert law.state_prefill_ns is not None, "a law for layers that keep a state is expected"
+    longest, tokens = _axes(batched, batched)
+    total = np.zeros(np.broadcast_shapes(longest.shape, tokens.shape))
+    for attention, count in Counter(arch.linear_layers).items():
+        total += count * law.state_prefill_ns(attention.on_gpu(layout.tensor), longest, tokens)
+    return total
 
 
 def sum_ns(law: StepLaw, operators: Iterable[Operator], shape: tuple[int, ...]) -> F64:

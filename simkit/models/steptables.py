@@ -48,6 +48,9 @@ class StepTables(NamedTuple):
     # [max_requests + 1] by requests of the step: what a draft's passes take beside those parts of them that the tables
     # above hold (models/draft_tables.py); [0] = 0. Empty without one
     draft_ns: F64 = NO_SHARES
+    # [grid(longest chunk), grid(tokens of all chunks)] what a step's prefill chunks take in layers that keep a state,
+    # all of these (models/state_time.py). Empty where there are none
+    state_ns: F64 = NOT_ALONE
 
 
 @compiled

@@ -162,7 +162,7 @@ def _known(_: Kind, spec: ReplicaSpec) -> ReplicaSpec:
 def _fits(place: _Place) -> float:
     """Requests of the cell's length that one replica holds at once."""
     spec = place.spec
-    if spec.limits.window_groups > 0:
+    if spec.limits.window_groups > 0 or spec.limits.state_blocks > 0:
         return min(spec.limits.max_running, (spec.num_blocks - 1) / spec.blocks_of(place.length))
     return min(spec.limits.max_running, (spec.num_blocks - 1) * spec.limits.block_size / place.length)
 

@@ -77,7 +77,7 @@ def vllm_flags(spec: ReplicaSpec, repository: str) -> list[str]:
         flags += ["--quantization", _ON_LOAD[deployment.weights]]
     if _KV_VLLM[deployment.kv] != "auto":
         flags += ["--kv-cache-dtype", _KV_VLLM[deployment.kv]]
-    flags += [] if engine.enable_prefix_caching else ["--no-enable-prefix-caching"]
+    flags += [] if limits.prefix_caching else ["--no-enable-prefix-caching"]
     flags += [] if engine.enable_chunked_prefill else ["--no-enable-chunked-prefill"]
     flags += ["--scheduling-policy", "priority"] if engine.policy == "priority" else []
     flags += ["--enforce-eager"] if engine.enforce_eager else []
@@ -119,7 +119,7 @@ def sglang_flags(spec: ReplicaSpec, repository: str) -> list[str]:
         flags += ["--quantization", _ON_LOAD[deployment.weights]]
     if _KV_SGLANG[deployment.kv] != "auto":
         flags += ["--kv-cache-dtype", _KV_SGLANG[deployment.kv]]
-    flags += [] if engine.enable_prefix_caching else ["--disable-radix-cache"]
+    flags += [] if limits.prefix_caching else ["--disable-radix-cache"]
     flags += ["--disable-cuda-graph"] if engine.enforce_eager else []
     return flags
 

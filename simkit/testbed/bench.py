@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from simkit.engine.settings import EngineSettings
 from simkit.engine.state import Limits
 from simkit.errors import InputError
-from simkit.models.architecture import Architecture, GroupedAttention
+from simkit.models.architecture import Architecture, GroupedAttention, named_kind
 from simkit.models.catalog import load_model
 from simkit.testbed.decoder import DTYPES, random_decoder
 from simkit.testbed.drafting import Drafting
@@ -111,7 +111,8 @@ def kv_bytes_a_token(arch: Architecture, dtype: str) -> int:
     attentions = [layer.attention for layer in arch.layers]
     grouped = [each for each in attentions if isinstance(each, GroupedAttention)]
     if len(grouped) < len(attentions):
-        raise InputError(f"testbed: model {arch.name} has latent attention; choose one with keys and values a head")
+        other = next(named_kind(each) for each in attentions if not isinstance(each, GroupedAttention))
+        raise InputError(f"testbed: model {arch.name} has {other} attention; choose one with keys and values a head")
     return sum(2 * each.kv_heads * each.head_dim for each in grouped) * element_bytes(dtype)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from simkit.errors import InputError
-from simkit.models.architecture import Architecture, DenseFFN, GroupedAttention, Layer
+from simkit.models.architecture import Architecture, DenseFFN, GroupedAttention, Layer, named_kind
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ def _odd_part(architecture: Architecture) -> str:
 def _odd_layer(layer: Layer) -> str:
     attention, ffn = layer.attention, layer.ffn
     if not isinstance(attention, GroupedAttention):
-        return "latent attention"
+        return f"{named_kind(attention)} attention"
     if attention.window_tokens is not None:
         return "windowed attention"
-    if attention.qkv_bias or attention.output_bias or attention.qk_norm or attention.sinks:
-        return "biases, norms or sinks in its attention"
+    if attention.qkv_bias or attention.output_bias or attention.qk_norm or attention.sinks or attention.output_gate:
+        return "biases, norms, sinks or a gate in its attention"
     if not isinstance(ffn, DenseFFN):
         return "experts"
     if not ffn.gated or ffn.bias:

@@ -6,7 +6,6 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from simkit.yaml_file import read_yaml
 from simkit.errors import InputError
 from simkit.invalid import first_error
 from simkit.workloads.arrivals import ARRIVALS, MAX_REQUESTS, ArrivalSpec, arrivals_until_us, arrivals_us
@@ -15,6 +14,7 @@ from simkit.workloads.prefix_reuse import PREFIXES, PrefixSpec
 from simkit.workloads.readers import read_workload
 from simkit.workloads.streams import streams
 from simkit.workloads.workload import I32, Workload
+from simkit.yaml_file import read_yaml
 
 MAX_SPEC_BYTES = 16 << 20
 

@@ -9,7 +9,18 @@ import pytest
 from simkit.engine.dialect import dialect_of
 from simkit.engine.recording import read_recording, replay
 from simkit.engine.settings import EngineSettings
-from simkit.engine.state import DROP_BY_KIND, PAD_BEHIND_HIT, PAD_BESIDE, PAD_NOBODY, PAD_OR_WAIT
+from simkit.engine.state import (
+    CHUNKS_BEFORE_END,
+    CHUNKS_LEAVING_NONE,
+    CHUNKS_TO_ANY,
+    CHUNKS_TO_LAST,
+    DROP_BY_KIND,
+    PAD_BEHIND_HIT,
+    PAD_BESIDE,
+    PAD_NOBODY,
+    PAD_OR_WAIT,
+    STATES_LOST,
+)
 from simkit.errors import InputError
 
 OWN = Path(__file__).parent / "recordings"
@@ -149,6 +160,9 @@ def test_rules_begin_with_the_version_that_has_them() -> None:
         rules = dialect_of(f"vllm-0.{minor}")._asdict()
         assert rules.pop("draft_padding") == padding.get(minor, PAD_NOBODY if minor < 25 else PAD_BEHIND_HIT)
         assert rules.pop("hit_drop") == DROP_BY_KIND + sum(minor >= first for first in (20, 30, 32))
+        states = {26: CHUNKS_TO_LAST, 30: CHUNKS_LEAVING_NONE, 31: CHUNKS_LEAVING_NONE, 32: CHUNKS_BEFORE_END}
+        states |= dict.fromkeys((27, 28, 29), CHUNKS_TO_ANY)
+        assert rules.pop("state_chunks") == states.get(minor, STATES_LOST)
         assert rules == {rule: minor >= first for rule, first in since.items()}
 
 

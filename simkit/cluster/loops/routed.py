@@ -255,6 +255,7 @@ def tables_at(rack: Rack, i: int) -> StepTables:
         span.stage_linear_ns : span.stage_linear_ns + span.stage_linear_ns_rows * span.stage_linear_ns_columns
     ]
     longest = values[span.alone_ns : span.alone_ns + span.alone_ns_rows * span.alone_ns_columns]
+    state = values[span.state_ns : span.state_ns + span.state_ns_rows * span.state_ns_columns]
     prefill = values[span.prefill_ns : span.prefill_ns + span.prefill_ns_rows * span.prefill_ns_columns]
     return StepTables(
         values[span.linear_ns : span.linear_ns + span.linear_ns_rows],
@@ -269,4 +270,5 @@ def tables_at(rack: Rack, i: int) -> StepTables:
         values[span.shared_linear_ns : span.shared_linear_ns + span.shared_linear_ns_rows],
         longest.reshape((span.alone_ns_rows, span.alone_ns_columns)),
         values[span.draft_ns : span.draft_ns + span.draft_ns_rows],
+        state.reshape((span.state_ns_rows, span.state_ns_columns)),
     )
