@@ -103,6 +103,7 @@ def _model(arch: "Architecture") -> dict[str, object]:
         "active_parameters": arch.active_parameters,
         "weight_gb": round(arch.weight_bytes() / 1e9, 2),
         "kv_bytes_per_token": arch.kv_bytes_per_token(),
+        "state_bytes_per_request": arch.state_bytes(),
         "max_context_tokens": arch.max_context_tokens,
         "attention": kinds,
     }
@@ -117,7 +118,7 @@ def _print(rows: list[dict[str, object]], json: bool, key: str) -> None:
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    shown = [column for column in rows[0] if any(row[column] != "" for row in rows)]
+    shown = [column for column in rows[0] if any(row[column] not in ("", 0) for row in rows)]
     for column in shown:
         side: Literal["left", "right"] = "left" if isinstance(rows[0][column], str) else "right"
         named = HEADS.get(column, column.replace("_", " "))

@@ -23,6 +23,7 @@ from simkit.cluster.tier_flow import Reads, TierFlow
 from simkit.cluster.tiers import TierTotals
 from simkit.cluster.trip import Trip
 from simkit.cluster.way import Choice, below_limit
+from simkit.errors import InputError
 
 NO_READS: Reads = {}
 
@@ -55,6 +56,12 @@ class KvFlow:
         workload, spec = offers.workload, members[0].spec
         self._shares_content = workload.prefixes is not None
         self._block_tokens = spec.limits.block_size
+        named = 0 if workload.prefixes is None else workload.prefixes.block_tokens
+        if moving.tiers and named % self._block_tokens:
+            raise InputError(
+                f"deployment.engine.block_size={self._block_tokens}: with tiers it has to divide the {named} tokens of "
+                "the blocks in which the workload names content; choose one that does"
+            )
         self._tiers = TierFlow(clock, workload, moving.tiers, token_bytes(spec)) if moving.tiers else None
         self._locality = None if moving.apart is None else Locality(moving.apart, workload, members)
         settings = moving.apart or Disaggregation()  # where it is not apart, nothing is sent

@@ -49,11 +49,6 @@ def check_moving(moving: Moving, members: Sequence[Member]) -> None:
                 f"pool {member.pool!r}: its windows keep parts of contexts, and KV that is moved is moved whole; set "
                 "engine.disable_hybrid_kv_cache_manager: true"
             )
-        if member.spec.limits.state_blocks > 0:
-            raise InputError(
-                f"pool {member.pool!r}: the states that layers of {member.spec.architecture.name} keep beside KV are "
-                "not moved here; choose a model without, or leave disaggregation and tiers out"
-            )
         if moving.tiers:
             _check_lands(member.spec, f"tiers: pool {member.pool!r}")
         elif moving.apart is not None and member.pool in moving.apart.decode:

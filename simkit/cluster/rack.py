@@ -46,7 +46,8 @@ SHAPE = np.dtype(
         ("places", np.int64),
         ("tables", np.int64),  # index of its step tables
         ("least_step_ns", np.int64),  # the shortest time in which its device computes a token
-        ("content_ids", np.int64),  # how many of the shared content ids it may read: all, or none without caching
+        ("first_content_id", np.int64),  # where its own content ids begin: others have blocks of other sizes
+        ("content_ids", np.int64),  # how many it has: none without caching
     ]
 )
 
@@ -124,6 +125,7 @@ def new_rack(
     models = [made[id(spec), id(offer)] for spec, offer in zip(specs, offers, strict=True)]
     count = len(specs)
     tenants = 1 + max(int(kind.requests["tenant"].max(initial=0)) for kind in kinds)
+    first_content_id, content_ids = _contents([kind.content_ids for kind in kinds])
     shape = records(count, SHAPE)
     limits = records(len(kinds), LIMITS)
     for number, kind in enumerate(kinds):
@@ -135,6 +137,7 @@ def new_rack(
             len(models[i].pool.places),
             table_of[id(spec.tables)],
             least_step_ns(spec.tables),
+            first_content_id[kind_of[id(offer)]],
             len(offer.content_ids),
         )
     counters = records(count, COUNTER)
@@ -144,7 +147,7 @@ def new_rack(
     return Rack(
         offered=_together([kind.requests for kind in kinds]).view(np.recarray),
         fits=_together([kind.fits for kind in kinds]),
-        content_ids=max((kind.content_ids for kind in kinds), key=len),
+        content_ids=content_ids,
         limits=limits,
         shape=shape,
         counters=counters,
@@ -234,6 +237,20 @@ def _flat_tables(tables: Sequence[StepTables]) -> tuple[Records, F64]:
     return spans, np.concatenate(parts)
 
 
+def _contents(kinds: Sequence[I64]) -> tuple[list[int], I64]:
+    """Where each kind's content ids begin, and those of all kinds, equal ones once."""
+    starts: list[int] = []
+    parts: list[I64] = []
+    held = 0
+    for kind, ids in enumerate(kinds):
+        same = next((i for i in range(kind) if np.array_equal(kinds[i], ids)), None)
+        starts.append(held if same is None else starts[same])
+        if same is None:
+            parts.append(ids)
+            held += len(ids)
+    return starts, np.concatenate(parts)
+
+
 def replica_of(rack: Rack, i: int, limits: Limits) -> Replica:
     """Replica i of the rack as one by itself: the same arrays, as long as they count."""
     shape = rack.shape[i]
@@ -262,7 +279,7 @@ def replica_of(rack: Rack, i: int, limits: Limits) -> Replica:
     return Replica(
         limits=limits,
         requests=row(rack.requests, rows),
-        content_ids=rack.content_ids[: shape.content_ids],
+        content_ids=rack.content_ids[shape.first_content_id : shape.first_content_id + shape.content_ids],
         aborts=rack.aborts,
         progress=row(rack.progress, rows),
         ledger=row(rack.ledger, rows),

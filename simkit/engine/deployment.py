@@ -256,7 +256,15 @@ def with_whole_contexts(spec: ReplicaSpec, resolve: Callable[[Deployment], Repli
     """The same replica where KV is moved to others or to tiers of memory: for that every layer keeps whole contexts.
 
     vLLM turns its hybrid KV cache manager off where KV goes through a connector; from 0.22 on, not for each of them.
+
+    Raises:
+        InputError: the file says not to turn it off, or layers keep states, which are not moved.
     """
+    if spec.architecture.linear_layers:
+        raise InputError(
+            f"deployment.model={spec.architecture.name}: the states that its layers keep beside KV are not moved here "
+            "(disaggregation, tiers); choose a model without, or leave these out"
+        )
     if spec.limits.window_groups == 0:
         return spec
     engine = spec.deployment.engine

@@ -177,7 +177,9 @@ def eagle(method: Literal["eagle", "eagle3"], arch: Architecture, target: Archit
 
 
 def draft_model(arch: Architecture) -> Draft:
-    """A model by itself, as published."""
+    """A model by itself, as published; InputError where its layers keep states, which no draft is modelled with."""
+    if arch.linear_layers:
+        raise InputError(f"{arch.name}: as a draft, a model whose layers keep a state is not modelled; choose another")
     return Draft("draft_model", arch, arch.vocab, own_embedding=True, own_head=True)
 
 

@@ -72,7 +72,8 @@ def vllm_flags(spec: ReplicaSpec, repository: str) -> list[str]:
     flags += ["--enable-expert-parallel"] if layout.expert > 1 else []
     flags += ["--max-model-len", str(limits.max_model_len), "--max-num-seqs", str(limits.max_running)]
     flags += ["--max-num-batched-tokens", str(limits.max_num_batched_tokens)]
-    flags += ["--gpu-memory-utilization", f"{engine.gpu_memory_utilization:g}", "--block-size", str(limits.block_size)]
+    # vLLM makes blocks larger itself where layers keep a state
+    flags += ["--gpu-memory-utilization", f"{engine.gpu_memory_utilization:g}", "--block-size", str(engine.block_size)]
     if deployment.weights in _ON_LOAD:
         flags += ["--quantization", _ON_LOAD[deployment.weights]]
     if _KV_VLLM[deployment.kv] != "auto":

@@ -18,10 +18,12 @@ from simkit.cluster.serve import serve_cluster
 from simkit.cluster.settings import Cluster
 from simkit.cluster.tiered import serve_tiered
 from simkit.cluster.tiers import Tier
-from simkit.engine.deployment import Deployment, ReplicaSpec
+from simkit.engine.deployment import Deployment, ReplicaSpec, resolve, with_whole_contexts
+from simkit.engine.settings import EngineSettings
 from simkit.engine.simulate import simulate
 from simkit.errors import InputError
 from simkit.metrics.result import WATERFALL, Status
+from simkit.models.layout import Layout
 from simkit.workloads.workload import Prefixes, Workload
 
 TOKEN_BYTES = 32 * 2 * 8 * 128 * 2  # Llama-3.1-8B: 32 layers, K and V, 8 heads of 128, 2 bytes
@@ -185,3 +187,13 @@ def test_replicas_that_cannot_share(spec: ReplicaSpec) -> None:
     static = replace(spec, deployment=spec.deployment.model_copy(update={"engine": engine}))
     with pytest.raises(InputError, match="discipline 'static'"):
         serve(asked_in_turn([A]), [static], [tier(1.0)], "least_outstanding")
+    odd = replace(spec, limits=spec.limits._replace(block_size=48))
+    with pytest.raises(InputError, match=r"block_size=48: with tiers it has to divide the 256 tokens"):
+        serve(asked_in_turn([A]), [odd], [tier(1.0)], "least_outstanding")
+
+
+def test_states_are_not_moved() -> None:
+    engine = EngineSettings(max_model_len=4096)
+    deployment = Deployment(model="qwen3-next-80b-a3b", device="h200", layout=Layout(tensor=2), engine=engine)
+    with pytest.raises(InputError, match=r"states that its layers keep beside KV are not moved here"):
+        with_whole_contexts(resolve(deployment), resolve)

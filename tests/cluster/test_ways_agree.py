@@ -16,6 +16,7 @@ from simkit.cluster.roster import Member
 from simkit.cluster.routers import BlindRouter
 from simkit.engine.deployment import Deployment, ReplicaSpec, resolve
 from simkit.engine.settings import EngineSettings
+from simkit.models.layout import Layout
 from simkit.workloads.streams import streams
 from simkit.workloads.workload import Workload
 
@@ -126,3 +127,39 @@ def test_a_rack_grows_when_a_replica_gets_more_than_its_share(mixed: list[Replic
     fleet = serve_fleet(workload, specs, "least_outstanding", 2)
     assert np.bincount(fleet.replica_of)[0] > 900 / 5 * 1.25 + 64
     assert_same_fleet(fleet, on_the_clock(workload, specs, "least_outstanding", 2))
+
+
+@pytest.mark.parametrize("router", ["round_robin", "least_outstanding", {"kind": "power_of_two", "load": "tokens"}])
+def test_they_agree_where_some_models_layers_keep_states(
+    spec: ReplicaSpec, chats: Chats, router: str | dict[str, object]
+) -> None:
+    """Beside a model whose layers all keep KV, with prefix caching and without it."""
+    hybrids = [
+        resolve(
+            Deployment(
+                model="qwen3-next-80b-a3b",
+                device="h200",
+                layout=Layout(tensor=2),
+                engine=EngineSettings(max_num_seqs=16, max_model_len=4096, enable_prefix_caching=caching),
+            )
+        )
+        for caching in (True, False)
+    ]
+    assert [len(each.tables.state_ns) > 0 for each in (*hybrids, spec)] == [True, True, False]
+    specs = [spec, *(replace(each, front_end=spec.front_end) for each in hybrids)]
+    workload = chats(200, 40.0, 5)
+    fast = serve_fleet(workload, specs, router, 3)
+    assert_same_fleet(fast, on_the_clock(workload, specs, router, 3))
+    assert fast.accounts.finished == 200
+
+
+def test_they_agree_where_blocks_are_of_other_sizes_than_the_workloads(spec: ReplicaSpec, chats: Chats) -> None:
+    """Each size has content ids of its own: blocks of 48 tokens do not divide the 256 that the workload names."""
+    odd = resolve(
+        Deployment(model="llama-3.1-8b", device="h100", engine=EngineSettings(block_size=48, max_model_len=4096))
+    )
+    specs = [spec, replace(odd, front_end=spec.front_end)]
+    workload = chats(200, 40.0, 5)
+    fast = serve_fleet(workload, specs, "least_outstanding", 3)
+    assert_same_fleet(fast, on_the_clock(workload, specs, "least_outstanding", 3))
+    assert all(result.requests.hit_tokens.sum() > 0 for result in fast.replicas)

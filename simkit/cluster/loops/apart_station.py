@@ -135,7 +135,7 @@ def visit(rack: Rack, yard: Yard, i: int) -> int:
     replica = Replica(
         rack.limits[shape.kind],
         rack.requests[i],
-        rack.content_ids[: shape.content_ids],
+        rack.content_ids[shape.first_content_id : shape.first_content_id + shape.content_ids],
         rack.aborts,
         rack.progress[i],
         rack.ledger[i],

@@ -167,7 +167,7 @@ def catch_up(rack: Rack, i: int, now: int) -> None:
     replica = Replica(
         rack.limits[shape.kind],
         rack.requests[i],
-        rack.content_ids[: shape.content_ids],
+        rack.content_ids[shape.first_content_id : shape.first_content_id + shape.content_ids],
         rack.aborts,
         rack.progress[i],
         rack.ledger[i],
