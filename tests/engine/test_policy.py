@@ -100,8 +100,8 @@ TWICE = (
     "        r.entries[row, 1:2] = r.entries[row, 0:1]\n"
     "        r.batches[row].length = 2\n    # a step that"
 )
-BUDGET = "r.limits.max_num_batched_tokens - kept)\n    # a"
-MORE_BUDGET = BUDGET.replace(")", " + 9)")
+BUDGET = "r.limits.max_num_batched_tokens - kept, cuts)"
+MORE_BUDGET = BUDGET.replace("kept,", "kept + 9,")
 
 
 @pytest.mark.parametrize(

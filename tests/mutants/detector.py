@@ -12,7 +12,14 @@ from simkit.engine import vllm_v1
 from simkit.engine.block_checks import content_key
 from simkit.engine.checked_run import checked_run
 from simkit.engine.checks import MOST_OVERTAKEN
-from simkit.engine.histories import History, crowded_history, drafted_history, random_history, windowed_history
+from simkit.engine.histories import (
+    History,
+    crowded_history,
+    drafted_history,
+    random_history,
+    stateful_history,
+    windowed_history,
+)
 from simkit.engine.loop import IDLE, advance, iterate
 from simkit.engine.prefix import longest_hit
 from simkit.engine.recording import read_recording, replay
@@ -40,6 +47,11 @@ def test_rules(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_rules_of_windows(seed: int) -> None:
     checked_run(windowed_history(seed), iterate)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rules_of_states(seed: int) -> None:
+    checked_run(stateful_history(seed), iterate)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -76,6 +88,20 @@ def test_counted_blocks(seed: int) -> None:
         else:
             raise AssertionError("does not end")
         ledgers.append((r.ledger.tobytes(), r.progress["hit"].tolist(), r.pool.counts[FREE_BLOCKS]))
+    assert ledgers[0] == ledgers[1]
+
+
+@pytest.mark.parametrize("seed", [seed for seed in range(40) if not stateful_history(seed).limits.prefix_caching])
+def test_counted_states(seed: int) -> None:
+    """The same of blocks for states, and all are free in the end."""
+    history = stateful_history(seed)
+    ledgers = []
+    for named in (True, False):
+        rows, blocks = history.requests.copy().view(np.recarray), history.num_blocks
+        r = new_replica(history.limits, rows, history.content_ids, history.aborts, blocks, 64, named)
+        assert advance(r, history.tables, NEVER, 20_000) == IDLE
+        assert r.pool.counts[FREE_BLOCKS] == blocks - 1
+        ledgers.append(r.ledger.tobytes())
     assert ledgers[0] == ledgers[1]
 
 

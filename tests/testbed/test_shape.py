@@ -26,7 +26,7 @@ def test_layers_are_cut_for_small_machines() -> None:
     [
         ("mixtral-8x7b", "experts"),
         ("deepseek-v3", "layers of several kinds"),
-        ("qwen2.5-7b", "biases, norms or sinks"),
+        ("qwen2.5-7b", "biases, norms, sinks or a gate"),
         ("gemma-2-9b", "layers of several kinds"),
         ("gpt2", "LayerNorm"),
     ],
