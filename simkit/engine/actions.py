@@ -35,7 +35,7 @@ from simkit.engine.state import (
     Replica,
 )
 from simkit.engine.waiting import dequeue, enqueue, head
-from simkit.engine.windows import blocks_at_admission, new_blocks
+from simkit.engine.windows import blocks_at_admission, new_blocks, states_left
 
 
 @inlined
@@ -111,9 +111,10 @@ def _hold_up_to(r: Replica, request: int, tokens: int, slots: int) -> bool:
         leave_windows(r.limits, r.pool, r.progress, request)
     if slots > held * size:
         new = (min(slots, r.limits.max_model_len) + size - 1) // size - held
-        if new_blocks(r.limits, new) > r.pool.counts[FREE_BLOCKS]:
+        states = states_left(r.limits, r.progress[request], r.progress[request].computed, tokens)
+        if new_blocks(r.limits, new, states) > r.pool.counts[FREE_BLOCKS]:
             return False
-        hold_new(r.limits, r.pool, r.progress, request, new)
+        hold_new(r.limits, r.pool, r.progress, request, new, states)
     if r.limits.prefix_caching:
         # registered before it is executed, so that later requests of this very step hit (vLLM allocate_slots)
         register_full_blocks(r, request, min(tokens, r.progress[request].known))
@@ -130,7 +131,9 @@ def fits(r: Replica, request: int, tokens: int, hits: int, idle: int) -> bool:
             tokens = max(tokens, r.progress[request].known)
         elif blocks_at_admission(r.limits, r.progress[request].known, hits) > _spare_blocks(r, idle):
             return False
-    return has_room(r, tokens, hits, idle)
+    # a state more in each group that keeps some, beside the one that `has_room` counts
+    second = states_left(r.limits, r.progress[request], hits * r.limits.block_size, tokens) - 1
+    return has_room(r, tokens, hits, idle + second * r.limits.window_groups)
 
 
 @inlined
@@ -139,7 +142,7 @@ def has_room(r: Replica, tokens: int, hits: int, idle: int) -> bool:
     limits = r.limits
     size = limits.block_size
     blocks = (min(tokens, limits.max_model_len) + size - 1) // size
-    return bool(new_blocks(limits, blocks - hits) + limits.state_blocks <= _spare_blocks(r, idle))
+    return bool(new_blocks(limits, blocks - hits, 1) + limits.state_blocks <= _spare_blocks(r, idle))
 
 
 @inlined
@@ -198,7 +201,7 @@ def reserve(r: Replica, request: int, tokens: int) -> None:
     size = r.limits.block_size
     missing = (min(tokens, r.limits.max_model_len) + size - 1) // size - r.progress[request].held
     if missing > 0:
-        hold_new(r.limits, r.pool, r.progress, request, missing)
+        hold_new(r.limits, r.pool, r.progress, request, missing, 1)
 
 
 @inlined

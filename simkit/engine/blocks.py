@@ -88,9 +88,9 @@ def hold_cached_in_groups(limits: Limits, pool: Pool, slot: int, index: int, hit
 
 
 @inlined
-def hold_new(limits: Limits, pool: Pool, progress: Records, request: int, count: int) -> None:
+def hold_new(limits: Limits, pool: Pool, progress: Records, request: int, count: int, states: int) -> None:
     """Append `count` blocks to each group's row, from the front of the free queue; what they were registered for is
-    forgotten."""
+    forgotten. Where layers keep states, only the last `states` of their rows' are taken, the others are not there."""
     held = progress[request].held
     progress[request].held = held + count
     if pool.counts[NAMED] == 0:
@@ -103,8 +103,8 @@ def hold_new(limits: Limits, pool: Pool, progress: Records, request: int, count:
         if limits.state_chunks != STATES_LOST and sees_window(limits, group):
             if held > 0 and limits.state_chunks < CHUNKS_LEAVING_NONE:
                 pool.table[slot, STATE_MARK] = held
-            pool.table[slot, first : last - 1] = 0
-            first = last - 1
+            pool.table[slot, first : last - states] = 0
+            first = max(first, last - states)
         for i in range(first, last):
             block = pool.blocks[0].after
             take_out(pool, block)
@@ -181,7 +181,7 @@ def name_blocks(r: Replica) -> None:
         request = r.running[i]
         held = r.progress[request].held
         r.progress[request].held = 0
-        hold_new(r.limits, pool, r.progress, request, held)
+        hold_new(r.limits, pool, r.progress, request, held, 1)
         for index in range(r.progress[request].hashed):
             name_own(pool, pool.table[r.progress[request].slot, index], block_key(r, request, index))
 

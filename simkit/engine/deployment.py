@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import lcm
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simkit.engine.dialect import Dialect, keeps_states
+from simkit.engine.dialect import Dialect, checkpoint_multiple
 from simkit.engine.draft_cost import draft_note, draft_of, run_of
 from simkit.engine.draft_kinds import READ_HIDDEN_STATES
 from simkit.engine.settings import EngineSettings, in_flight_tokens
-from simkit.engine.state import Limits
+from simkit.engine.state import STATES_LOST, Limits
 from simkit.errors import InputError
 from simkit.models import calibrated, roofline
 from simkit.models.architecture import Architecture
@@ -111,13 +112,14 @@ def resolve(deployment: Deployment) -> ReplicaSpec:
     longest = settings.max_model_len or arch.max_context_tokens
     captures = default_capture_sizes(seqs, batched)
     layout = deployment.layout
-    block_size = settings.block_size
+    block_size, multiple = settings.block_size, None
     if arch.linear_layers:
         check_layout(arch, layout)
-        block_size = aligned_block_size(arch, layout, kv, block_size)
+        multiple = _checkpoint_multiple(arch, settings, dialect, device)
+        block_size = aligned_block_size(arch, layout, kv, block_size, multiple or 1)
         settings = settings.model_copy(update={"block_size": block_size})
     draft = draft_of(settings, arch, layout, weights)
-    groups = _groups(arch, settings, dialect, draft)
+    groups = replace(_groups(arch, settings, dialect, draft), checkpoints=multiple is not None)
     memory = plan_memory(
         arch,
         device,
@@ -179,7 +181,8 @@ def _with_states(deployment: Deployment, arch: Architecture) -> Deployment:
         return deployment
     kind = arch.linear_layers[0].kind
     place, what = "deployment.engine.", f"layers that keep a state ({kind} of {arch.name})"
-    cached = keeps_states(kind, settings.dialect())
+    # vLLM has it on since 0.26
+    cached = settings.dialect().state_chunks != STATES_LOST
     if settings.enable_prefix_caching and not cached:
         raise InputError(
             f"{place}enable_prefix_caching=true: under {settings.engine} prefix caching is not modelled for {what}; "
@@ -197,6 +200,18 @@ def _with_states(deployment: Deployment, arch: Architecture) -> Deployment:
         )
     caching = cached and settings.enable_prefix_caching is not False
     return deployment.model_copy(update={"engine": settings.model_copy(update={"enable_prefix_caching": caching})})
+
+
+def _checkpoint_multiple(arch: Architecture, settings: EngineSettings, dialect: Dialect, device: Device) -> int | None:
+    """Tokens of which the places are multiples where a chunk's states can be cached; None: only where it ends.
+
+    One layer that cannot tell a state inside a chunk is enough for that (vLLM get_mamba_prefill_checkpoint_alignment).
+    """
+    if not settings.enable_prefix_caching:
+        return None
+    multiples = [checkpoint_multiple(attention, dialect, device) for attention in arch.linear_layers]
+    found = [multiple for multiple in multiples if multiple is not None]
+    return lcm(*found) if len(found) == len(multiples) else None
 
 
 def with_draft_time(spec: ReplicaSpec, sizes: TableSizes) -> ReplicaSpec:

@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-from simkit.engine.state import CHUNKS_BEFORE_END, DROP_BY_KIND, PAD_NOBODY, STATES_LOST
+from simkit.engine.state import DROP_BY_KIND, PAD_NOBODY, STATES_LOST
 from simkit.errors import InputError
-from simkit.models.linear_attention import LinearForm
+from simkit.models.device import Device
+from simkit.models.linear_attention import LinearAttention, LinearForm
 
 
 class Dialect(NamedTuple):
@@ -28,7 +29,8 @@ class Dialect(NamedTuple):
     admits_with_lookahead: bool
     hashes_next_token: bool
     has_draft_reserve: bool  # a step keeps a token of its budget for each of max_num_seqs that a draft model reads
-    state_chunks: int  # where chunks end so that states can be cached, where no layer cuts its own
+    state_chunks: int  # where chunks end so that states can be cached
+    checkpointing: tuple[LinearForm, ...]  # layers whose kernels tell a state inside a chunk, too
     has_draft_slots: bool  # it keeps one for each request that it serves, instead
 
     @property
@@ -61,7 +63,8 @@ def _dialect(minor: int) -> Dialect:
         admits_with_lookahead=minor >= 23,
         hashes_next_token=minor >= 33,
         has_draft_reserve=minor >= 17,
-        state_chunks=STATES_LOST + (26 <= minor < 33) + (27 <= minor < 33) + (30 <= minor < 33) + (minor == 32),
+        state_chunks=STATES_LOST + (minor >= 26) + (minor >= 27) + (minor >= 30) + (minor >= 32) + (minor >= 33),
+        checkpointing=("Mamba2", "GDN") if minor >= 33 else ("Mamba2",) if minor >= 32 else (),
         has_draft_slots=minor >= 28,
     )
 
@@ -74,11 +77,17 @@ def dialect_of(engine: str) -> Dialect:
     return _dialect(int(minor))
 
 
-def keeps_states(kind: LinearForm, dialect: Dialect) -> bool:
-    """Whether prefix caching of a model whose layers keep a state is on where nobody says otherwise, and modelled.
+def checkpoint_multiple(attention: LinearAttention, dialect: Dialect, device: Device) -> int | None:
+    """Tokens of which the places in a chunk are multiples where kernels tell a state, to be cached; None: nowhere.
 
-    vLLM has it on since 0.26. A layer that cuts its own chunks (since 0.32 Mamba 2's, since 0.33 Gated DeltaNet's:
-    num_prefill_checkpoint_blocks) is not modelled.
+    vLLM's num_prefill_checkpoint_blocks: Mamba 2's kernel tells it anywhere (MambaMixer2.get_kv_cache_spec). Gated
+    DeltaNet's does where it is FlashInfer's, which is taken on Hopper, and on Blackwell for heads of 128, CUDA 13 taken
+    for granted (0.33 _resolve_gdn_prefill_backend); every FLASHINFER_GDN_CHECKPOINT_ALIGNMENT tokens.
     """
-    cuts_its_own = kind == "Mamba2" and dialect.state_chunks == CHUNKS_BEFORE_END
-    return dialect.state_chunks != STATES_LOST and not cuts_its_own
+    if attention.form not in dialect.checkpointing:
+        return None
+    if attention.form == "Mamba2":
+        return 1
+    capability = device.compute_capability.value if device.compute_capability is not None else 0.0
+    blackwell = int(capability) in (10, 12) and attention.key_dim == 128
+    return 64 if capability == 9.0 or blackwell else None

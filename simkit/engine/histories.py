@@ -103,8 +103,7 @@ def windowed_history(seed: int, caching: bool | None = None, whole: bool = False
 def stateful_history(seed: int) -> History:
     """The same, of a model some of whose layers keep a state; memory for a request of any length at least.
 
-    Where prefixes are cached, by the rules of a vLLM version that caches states with them, and of a layer that does not
-    cut its own chunks.
+    Where prefixes are cached, by the rules of a vLLM version that caches states with them, some told inside a chunk.
     """
     rng = np.random.default_rng([seed, 4])
     kept = bool(rng.random() < 0.6)
@@ -114,12 +113,13 @@ def stateful_history(seed: int) -> History:
     threshold = plain.limits.long_prefill_token_threshold or size
     # 0.26 wants room for a block in every chunk
     first = 26 if size <= min(plain.limits.max_num_batched_tokens, threshold) else 27
-    dialect = dialect_of(f"vllm-0.{int(rng.integers(first, 33))}")
+    dialect = dialect_of(f"vllm-0.{int(rng.integers(first, LAST_MINOR + 1))}")
     if kept:
         plain = replace(plain, limits=plain.limits._replace(chunked_prefill=True))
     groups = KvGroups(full, state=states)
     if kept:
-        groups = KvGroups(full, states, bool(rng.random() < 0.7), STATE_REACH, kept_states=True)
+        told = bool(dialect.checkpointing) and bool(rng.random() < 0.6)
+        groups = KvGroups(full, states, bool(rng.random() < 0.7), STATE_REACH, kept_states=True, checkpoints=told)
     every = int(rng.choice([0, 0, 2, 3])) * size if dialect.thins_windows and rng.random() < 0.7 else None
     needed = groups.blocks_of(longest, size, 0)
     num_blocks = 1 + needed + int(rng.choice([0, 1, states, needed, 4 * needed, 40 * needed]))

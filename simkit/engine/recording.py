@@ -144,7 +144,9 @@ def limits_of(config: Json, engine: str = "vllm-0.32") -> Limits:
     method = cast(SpeculativeMethod, config.get("speculative_method") or "ngram")
     limits = drafting(limits, method, dialect, number["max_num_seqs"])
     retention = cast(int | None, config.get("prefix_cache_retention_interval"))
-    return windowed(limits, groups_of(config.get("kv_cache_groups"), limits.prefix_caching), dialect, retention)
+    checkpoints = bool(config.get("prefill_checkpoints"))
+    groups = groups_of(config.get("kv_cache_groups"), limits.prefix_caching, checkpoints)
+    return windowed(limits, groups, dialect, retention)
 
 
 def replay(recording: Recording, engine: str | None = None) -> str | None:

@@ -39,11 +39,11 @@ class _Row(BaseModel):
         return {key: value for key, value in row.items() if key in cls.model_fields or value not in (None, False, 0)}
 
 
-def groups_of(reaches: object, caching: bool = False) -> KvGroups:
+def groups_of(reaches: object, caching: bool = False, checkpoints: bool = False) -> KvGroups:
     """The KV cache groups that a recording lists; ValueError for a list that is not of one window, or not in order.
 
     `reaches`: [kind, tokens] of each group in order, `full`, `window`, `chunk` or `state`; None: one that keeps
-    everything. `caching`: prefixes are cached, and states with them.
+    everything. `caching`: prefixes are cached, and states with them; `checkpoints`: also from inside a chunk.
     """
     if reaches is None:
         return PLAIN
@@ -51,7 +51,8 @@ def groups_of(reaches: object, caching: bool = False) -> KvGroups:
     kinds = [reach for reach in listed if reach[0] != "state"]
     states = len(listed) - len(kinds)
     if states and caching and kinds and all(kind == "full" for kind, _ in kinds):
-        return KvGroups(len(kinds), states, listed[0][0] == "state", STATE_REACH, kept_states=True)
+        first = listed[0][0] == "state"
+        return KvGroups(len(kinds), states, first, STATE_REACH, kept_states=True, checkpoints=checkpoints)
     windows = [reach for reach in kinds if reach[0] != "full"]
     order = [reach[0] == "full" for reach in kinds]
     if len(set(windows)) > 1 or any(tokens < 1 for _, tokens in windows):
@@ -92,10 +93,16 @@ class RecordedConfig(_Row):
     max_num_active_seqs: int | None = Field(default=None, ge=1)
     kv_cache_groups: list[Reach] | None = Field(default=None, min_length=1, max_length=64)
     prefix_cache_retention_interval: int | None = Field(default=None, ge=0, le=1 << 22)
+    prefill_checkpoints: bool = False
     num_speculative_tokens: int = Field(default=0, ge=0, le=64)
     speculative_method: SpeculativeMethod = "ngram"
     acceptance: float | None = Field(default=None, ge=0.0, le=1.0)
     acceptance_seed: int = Field(default=0, ge=0, le=(1 << 32) - 1)
+
+    @property
+    def groups(self) -> KvGroups:
+        """The KV cache groups; ValueError for a list that is not of one window, or not in order."""
+        return groups_of(self.kv_cache_groups, self.enable_prefix_caching, self.prefill_checkpoints)
 
     @model_validator(mode="after")
     def _starts(self) -> Self:
@@ -113,7 +120,9 @@ class RecordedConfig(_Row):
                 f"prefix_cache_retention_interval={self.prefix_cache_retention_interval} is no multiple of "
                 f"block_size={self.block_size}"
             )
-        groups = groups_of(self.kv_cache_groups, self.enable_prefix_caching)
+        groups = self.groups
+        if self.prefill_checkpoints and not groups.kept_states:
+            raise ValueError("prefill_checkpoints without states that are cached")
         if (groups.state or groups.kept_states) and self.num_speculative_tokens:
             raise ValueError("kv_cache_groups: states with drafts, which is not modelled")
         if groups.count * self.max_num_seqs * (-(-self.max_model_len // self.block_size)) > _MOST_TABLE:
@@ -160,7 +169,7 @@ class Recorded(BaseModel):
         if len(by_id) < len(self.requests):
             raise ValueError("requests: an id is there twice")
         config = self.config
-        groups = groups_of(config.kv_cache_groups, config.enable_prefix_caching)
+        groups = config.groups
         usable = config.num_gpu_blocks - 1
         step, longest = config.max_num_batched_tokens, config.max_model_len
         holds = longest_held(usable, groups, config.block_size, step, longest)

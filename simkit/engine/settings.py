@@ -363,7 +363,7 @@ def windowed(limits: Limits, groups: KvGroups, dialect: Dialect, retention_token
     if groups.window == 0:
         return limits._replace(full_groups=groups.full, state_blocks=groups.state)
     if groups.kept_states:
-        limits = limits._replace(state_chunks=dialect.state_chunks)
+        limits = limits._replace(state_chunks=dialect.state_chunks, state_checkpoints=groups.checkpoints)
     in_flight = in_flight_tokens(dialect, limits.max_num_batched_tokens, limits.pipeline_depth)
     cap = groups.window_cap_blocks(limits.block_size, in_flight, limits.max_model_len)
     return limits._replace(

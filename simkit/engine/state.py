@@ -69,6 +69,7 @@ class Limits(NamedTuple):
     # the groups that see windows keep states, whose last of several new blocks alone is there: where chunks of
     # prompts end for them, CHUNKS_TO_LAST, ..; STATES_LOST: no group does
     state_chunks: int = 0
+    state_checkpoints: bool = False  # a chunk that ends a prompt leaves the state of its last whole block, too
     state_blocks: int = 0  # that each running request holds beside its KV, for layers that keep a state
     # what drafts with KV of their own ask for (simkit.engine.draft_kinds), all of it nothing for others
     lookahead_tokens: int = 0  # that a step's blocks hold beyond its own
@@ -102,9 +103,9 @@ KEEP_HIT, DROP_BY_KIND, DROP_ONCE, DROP_KEEPING_ENDS, DROP_FROM_END = range(5)
 
 # where prefixes are cached with the states that layers keep, a state is one that a chunk of a prompt left, so chunks
 # end with blocks: up to the last whole one (vLLM 0.26), or with any that a step can reach (0.27); from 0.30 on all
-# states behind are given back, of which one between gaps stayed before; and from 0.32 on not with the block that ends
-# the prompt
-STATES_LOST, CHUNKS_TO_LAST, CHUNKS_TO_ANY, CHUNKS_LEAVING_NONE, CHUNKS_BEFORE_END = range(5)
+# states behind are given back, of which one between gaps stayed before; from 0.32 on not with the block that ends the
+# prompt; and from 0.33 on who finds the prompt's last state waits for the step that leaves it, not for later ones
+STATES_LOST, CHUNKS_TO_LAST, CHUNKS_TO_ANY, CHUNKS_LEAVING_NONE, CHUNKS_BEFORE_END, CHUNKS_TOLD_ONCE = range(6)
 
 
 # what is kept in mind of a request's states at the end of its row in the table, counted from there: how far they were

@@ -1,6 +1,7 @@
 """Layers that keep a state: where a prompt's chunks end, so that states of whole blocks are there to be cached.
 
-A state is cached only as a chunk leaves it, so chunks end with blocks (vLLM's mamba_cache_mode "align").
+A state is cached only as a chunk leaves it, so chunks end with blocks (vLLM's mamba_cache_mode "align"). Some kernels
+leave two: where a chunk ends, and where its last whole block did; a prompt's last chunk then is not cut.
 """
 
 from simkit.compiled import called, inlined
@@ -23,6 +24,8 @@ def to_kept_state(r: Replica, request: int, start: int, tokens: int) -> int:
     last = (progress.known - (1 if limits.state_chunks >= CHUNKS_BEFORE_END else 0)) // size * size
     end = start + tokens
     inside = start % size != 0
+    if limits.state_checkpoints and end >= prefill_end and not inside and (prefill_end - 1) // size > start // size:
+        last = 0
     if limits.state_chunks == CHUNKS_TO_LAST:
         if end < last:
             end = end // size * size
@@ -69,7 +72,7 @@ def _keeps(r: Replica, row: int, k: int, index: int) -> bool:
     progress = r.progress[entry.request]
     if index >= progress.hashed or not stays_cached(r.limits, progress.prompt, progress.junction, index):
         return False
-    if r.limits.state_chunks >= CHUNKS_BEFORE_END:
+    if r.limits.state_chunks == CHUNKS_BEFORE_END:
         # told again as long as the prompt's last one is there (MambaManager._cache_partial_tail_block)
         whole = min(entry.before + entry.tokens, progress.known) // r.limits.block_size
         if index + 1 == whole == (progress.prompt - 1) // r.limits.block_size:

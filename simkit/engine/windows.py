@@ -6,7 +6,7 @@ window, a block that no later token can see is given back and its place in the r
 """
 
 from simkit.compiled import inlined
-from simkit.engine.state import DROP_KEEPING_ENDS, KEEP_HIT, STATES_LOST, Limits, Pool, columns_beside
+from simkit.engine.state import DROP_KEEPING_ENDS, KEEP_HIT, STATES_LOST, Limits, Pool, Records, columns_beside
 
 _columns_beside = inlined(columns_beside)
 
@@ -30,11 +30,24 @@ def sees_window(limits: Limits, group: int) -> bool:
 
 
 @inlined
-def new_blocks(limits: Limits, count: int) -> int:
-    """Blocks of the pool for `count` more in each row: a state takes one, whatever lies between it and the last."""
+def new_blocks(limits: Limits, count: int, states: int) -> int:
+    """Blocks of the pool for `count` more in each row; where layers keep states, those of the last `states` alone."""
     if limits.state_chunks != STATES_LOST:
-        return limits.full_groups * count + limits.window_groups * min(count, 1)
+        return limits.full_groups * count + limits.window_groups * min(count, states)
     return groups_of(limits) * count
+
+
+@inlined
+def states_left(limits: Limits, progress: Records, start: int, tokens: int) -> int:
+    """States that a chunk leaves which ends with the first `tokens` tokens: the last, and where kernels can tell it and
+    it is kept, that of the last block before, too.
+
+    vLLM MambaManager._needs_internal_checkpoint; where only prompts' ends are kept, a chunk that ends one.
+    """
+    size = limits.block_size
+    if not limits.state_checkpoints or start % size != 0 or (tokens - 1) // size <= start // size:
+        return 1
+    return 2 if limits.retention_blocks != 0 or tokens >= max(progress.prompt, progress.known - 1) else 1
 
 
 @inlined
@@ -99,7 +112,7 @@ def blocks_at_admission(limits: Limits, tokens: int, hits: int) -> int:
     """
     blocks = (min(tokens, limits.max_model_len) + limits.block_size - 1) // limits.block_size
     if limits.state_chunks != STATES_LOST:
-        return new_blocks(limits, max(blocks - hits, 0))
+        return new_blocks(limits, max(blocks - hits, 0), 2 if limits.state_checkpoints else 1)
     seen = min(blocks, limits.window_cap_blocks) if limits.window_cap_blocks > 0 else blocks
     kept = limits.full_groups * max(blocks - hits, 0) + limits.window_groups * max(seen - hits, 0)
     return kept + limits.state_blocks

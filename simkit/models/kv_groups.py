@@ -8,6 +8,7 @@ request, and blocks are made large enough for that.
 
 from collections import Counter
 from dataclasses import dataclass
+from math import lcm
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ class KvGroups:
     chunked: bool = False  # the window is an aligned chunk
     state: int = 0  # groups of layers that keep a state, of one block a request each
     kept_states: bool = False  # the `window` groups keep states, that of the last block beside the one that changes
+    checkpoints: bool = False  # and a chunk may leave one of the block before it, too
 
     @property
     def count(self) -> int:
@@ -50,7 +52,7 @@ class KvGroups:
         middle of a block, a chunk does not.
         """
         if self.kept_states:
-            return 2  # MambaSpec.max_memory_usage_bytes
+            return 3 if self.checkpoints else 2  # MambaSpec.max_memory_usage_bytes
         seen = self.window_tokens + (0 if self.chunked else -1)
         blocks = -(-min(seen + in_flight_tokens, max_model_len) // block_size)
         return blocks if self.chunked else blocks + 1
@@ -142,17 +144,20 @@ def _group_size(kinds: list[int], padding_ratio: float) -> int:
     return max(kinds) if max(kinds) < min(kinds) * padding_ratio else min(kinds)
 
 
-def aligned_block_size(arch: Architecture, layout: Layout, kv: Precision, block_size: int) -> int:
+def aligned_block_size(
+    arch: Architecture, layout: Layout, kv: Precision, block_size: int, kernel_multiple: int = 1
+) -> int:
     """Tokens of a KV block where some layers keep a state: so many that a block has room for one layer's state.
 
     A multiple of `block_size`, or of 16 where that is less, of latent attention of 128 (vLLM 0.33
-    Platform._align_hybrid_block_size; before, HybridAttentionMambaModelConfig, which rounds latent attention to 64).
+    Platform._align_hybrid_block_size; before, HybridAttentionMambaModelConfig, which rounds latent attention to 64);
+    and of `kernel_multiple`, where a chunk's kernels tell states at such places alone.
     """
     if not arch.linear_layers:
         return block_size
     state = max(attention.on_gpu(layout.tensor).state_bytes() for attention in arch.linear_layers)
     attending = next(layer for layer in arch.layers if not isinstance(layer.attention, LinearAttention))
-    step = max(block_size, 16 if isinstance(attending.attention, GroupedAttention) else 128)
+    step = lcm(max(block_size, 16 if isinstance(attending.attention, GroupedAttention) else 128), kernel_multiple)
     return step * -(-state // (step * layer_kv_bytes_per_token(attending, layout.tensor, kv)))
 
 

@@ -14,6 +14,7 @@ from simkit.engine.state import (
     CHUNKS_LEAVING_NONE,
     CHUNKS_TO_ANY,
     CHUNKS_TO_LAST,
+    CHUNKS_TOLD_ONCE,
     DROP_BY_KIND,
     PAD_BEHIND_HIT,
     PAD_BESIDE,
@@ -161,8 +162,9 @@ def test_rules_begin_with_the_version_that_has_them() -> None:
         assert rules.pop("draft_padding") == padding.get(minor, PAD_NOBODY if minor < 25 else PAD_BEHIND_HIT)
         assert rules.pop("hit_drop") == DROP_BY_KIND + sum(minor >= first for first in (20, 30, 32))
         states = {26: CHUNKS_TO_LAST, 30: CHUNKS_LEAVING_NONE, 31: CHUNKS_LEAVING_NONE, 32: CHUNKS_BEFORE_END}
-        states |= dict.fromkeys((27, 28, 29), CHUNKS_TO_ANY)
+        states |= dict.fromkeys((27, 28, 29), CHUNKS_TO_ANY) | {33: CHUNKS_TOLD_ONCE}
         assert rules.pop("state_chunks") == states.get(minor, STATES_LOST)
+        assert rules.pop("checkpointing") == {32: ("Mamba2",), 33: ("Mamba2", "GDN")}.get(minor, ())
         assert rules == {rule: minor >= first for rule, first in since.items()}
 
 

@@ -70,21 +70,38 @@ def test_states_bound_how_many_run_at_once() -> None:
     assert (int((r.progress["known"] == 13).sum()), r.pool.counts[FREE_BLOCKS]) == (8, 20)
 
 
-def test_a_prompt_is_cut_where_its_last_whole_block_ends() -> None:
-    """Blocks of 16 and a prompt of 40: 32 tokens, whose state can be cached, then the other 8; of 48, 32 and 16."""
-    for prompt, cut in ((40, [32, 8]), (48, [32, 16]), (16, [16]), (17, [16, 1])):
-        groups = KvGroups(1, 3, True, STATE_REACH, kept_states=True)
-        limits = Limits(64, 8, 64, 16, prefix_caching=True)
-        limits = windowed(limits, groups, dialect_of("vllm-0.32"), 0)
-        rows = records(1, REQUEST)
-        rows["prompt"], rows["output"], rows["max_tokens"], rows["deadline_ns"] = prompt, 4, 4, NEVER
-        r = new_replica(limits, rows, np.zeros(0, dtype=np.int64), records(0, ABORT), 100)
-        given = []
-        while sum(given) < prompt:
-            row = plan(r, 0)
-            given.append(int(r.entries[row, 0].tokens))
-            complete(r, row, 0, 100)
-        assert given == cut
+@pytest.mark.parametrize(
+    ("prompt", "told", "cut"),
+    [
+        (40, False, [32, 8]),
+        (48, False, [32, 16]),
+        (16, False, [16]),
+        (17, False, [16, 1]),
+        (100, False, [64, 32, 4]),
+        (40, True, [40]),
+        (48, True, [48]),
+        (16, True, [16]),
+        (17, True, [17]),
+        (100, True, [64, 36]),
+    ],
+)
+def test_a_prompt_is_cut_where_its_last_whole_block_ends(prompt: int, told: bool, cut: list[int]) -> None:
+    """Blocks of 16 and a prompt of 40: 32 tokens, whose state can be cached, then the other 8; of 48, 32 and 16.
+
+    Told inside the chunk, the state after 32 is there without a cut.
+    """
+    groups = KvGroups(1, 3, True, STATE_REACH, kept_states=True, checkpoints=told)
+    limits = Limits(64, 8, 128, 16, prefix_caching=True)
+    limits = windowed(limits, groups, dialect_of("vllm-0.32"), 0)
+    rows = records(1, REQUEST)
+    rows["prompt"], rows["output"], rows["max_tokens"], rows["deadline_ns"] = prompt, 4, 4, NEVER
+    r = new_replica(limits, rows, np.zeros(0, dtype=np.int64), records(0, ABORT), 100)
+    given = []
+    while sum(given) < prompt:
+        row = plan(r, 0)
+        given.append(int(r.entries[row, 0].tokens))
+        complete(r, row, 0, 100)
+    assert given == cut
 
 
 def deployment(**engine: object) -> Deployment:
@@ -108,11 +125,34 @@ def test_prefix_caching_is_on_where_vllm_has_it_on() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "device", "engine", "told"),
+    [
+        ("qwen3-next-80b-a3b", "h200", "vllm-0.32", False),
+        ("qwen3-next-80b-a3b", "h200", "vllm-0.33", True),
+        ("qwen3-next-80b-a3b", "b200", "vllm-0.33", True),
+        ("qwen3-next-80b-a3b", "a100-80gb-sxm", "vllm-0.33", False),  # FlashInfer has no kernel for it
+        ("nemotron-3-nano-30b-a3b", "a100-80gb-sxm", "vllm-0.31", False),
+        ("nemotron-3-nano-30b-a3b", "a100-80gb-sxm", "vllm-0.32", True),
+    ],
+)
+def test_where_kernels_tell_states_inside_a_chunk(model: str, device: str, engine: str, told: bool) -> None:
+    settings = EngineSettings(engine=engine, max_model_len=32768)
+    spec = resolve(Deployment(model=model, device=device, layout={"tensor": 4}, engine=settings))
+    limits = spec.limits
+    assert (limits.prefix_caching, limits.state_checkpoints) == (True, told)
+    contexts = limits.full_groups * -(-32768 // limits.block_size)
+    assert spec.blocks_of(32768) == contexts + limits.window_groups * (3 if told else 2)
+    # Gated DeltaNet's kernel tells them every 64 tokens, of which 272 are no multiple
+    if model.startswith("qwen"):
+        assert limits.block_size == (320 if told else 272)
+
+
+@pytest.mark.parametrize(
     ("engine", "named"),
     [
         (
-            {"enable_prefix_caching": True, "engine": "vllm-0.33"},
-            "enable_prefix_caching=true: under vllm-0.33 prefix caching is not modelled",
+            {"enable_prefix_caching": True, "engine": "vllm-0.25"},
+            "enable_prefix_caching=true: under vllm-0.25 prefix caching is not modelled",
         ),
         ({"enable_chunked_prefill": False, "max_num_batched_tokens": 300000}, "enable_chunked_prefill=false: prefixes"),
         ({"max_num_batched_tokens": 512, "engine": "vllm-0.26"}, "vllm-0.26 wants room for a block of 544 tokens"),
