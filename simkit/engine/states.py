@@ -29,7 +29,6 @@ def to_kept_state(r: Replica, request: int, start: int, tokens: int) -> int:
     if limits.state_chunks == CHUNKS_TO_LAST:
         if end < last:
             end = end // size * size
-        inside = inside and (start // size + 1) * size <= last
     elif end < prefill_end:
         reach = limits.max_num_batched_tokens
         if limits.long_prefill_token_threshold > 0:
@@ -42,10 +41,8 @@ def to_kept_state(r: Replica, request: int, start: int, tokens: int) -> int:
         stop = (start // size + 1) * size
     if start < last < stop:
         stop = last
-    if start < junction < end:
-        floored = start + (junction - start) // size * size
-        if start < floored < stop:
-            stop = floored
+    if start < junction < stop:
+        stop = junction
     return int(max(stop - start, 0))
 
 
