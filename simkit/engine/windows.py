@@ -114,5 +114,4 @@ def blocks_at_admission(limits: Limits, tokens: int, hits: int) -> int:
     if limits.state_chunks != STATES_LOST:
         return new_blocks(limits, max(blocks - hits, 0), 2 if limits.state_checkpoints else 1)
     seen = min(blocks, limits.window_cap_blocks) if limits.window_cap_blocks > 0 else blocks
-    kept = limits.full_groups * max(blocks - hits, 0) + limits.window_groups * max(seen - hits, 0)
-    return kept + limits.state_blocks
+    return limits.full_groups * max(blocks - hits, 0) + limits.window_groups * max(seen - hits, 0)

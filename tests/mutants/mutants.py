@@ -177,7 +177,6 @@ STATES: list[Mutant] = [
     ("states.py", "and not inside and (prefill_end - 1) // size > start // size:", "and (prefill_end - 1) // size > start // size:"),
     ("states.py", "(prefill_end - 1) // size > start // size", "prefill_end // size > start // size"),
     ("states.py", "        last = 0\n", "        pass\n"),
-    ("windows.py", "return kept + limits.state_blocks", "return kept"),
     ("actions.py", "new_blocks(limits, blocks - hits, 1) + limits.state_blocks <=", "new_blocks(limits, blocks - hits, 1) <="),
     ("actions.py", "        hold_state(r.limits, r.pool, progress, request)\n", "        pass\n"),
     ("actions.py", "        r.pool.table[progress[request].slot, STATE_FROM:] = 0\n", "        pass\n"),
