@@ -1,8 +1,9 @@
 """A bench set up: a decoder of random weights with its KV pool on this machine's device, and the engine's limits."""
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 from simkit.engine.settings import EngineSettings
 from simkit.engine.state import Limits
@@ -38,11 +39,12 @@ class Bench:
     discipline: str
     seed: int
     clock: str  # a name of CLOCKS
+    runs: Iterator[int] = field(default_factory=count, compare=False)  # numbers of those to come
 
     def serve(
         self, workload: Workload, seed: int | None = None, on_progress: Callable[[int], None] | None = None
     ) -> MeasuredRun:
-        """Serve a workload in real time; see `serve_measured`."""
+        """Serve a workload in real time; see `serve_measured`. All is warmed up before the first of its runs alone."""
         drafting = None if self.draft is None else Drafting(self.draft)
         return serve_measured(
             workload,
@@ -53,6 +55,7 @@ class Bench:
             seed=self.seed if seed is None else seed,
             clock=CLOCKS[self.clock],
             on_progress=on_progress,
+            warm_up=next(self.runs) == 0,
         )
 
 

@@ -47,13 +47,14 @@ def serve_measured(
     prompts: Sequence[I64] | None = None,
     clock: Callable[[], Clock] = WallClock,
     on_progress: Callable[[int], None] | None = None,
+    warm_up: bool = True,
 ) -> MeasuredRun:
     """Serve `workload` in real time with greedy sampling; each request generates as many tokens as the workload says.
 
     `prompts` gives the token ids ([n], as long as the workload's prompts); default random ones of `seed`, equal where
-    the workload names equal content. `clock` is started when all is warm. `on_progress` is told how many requests are
-    over. A step that fails, or a KeyboardInterrupt, ends the run: what was measured up to there is returned, with
-    `failure` set.
+    the workload names equal content. `clock` is started when all is warm: without `warm_up` the executor is, because it
+    has just served. `on_progress` is told how many requests are over. A step that fails, or a KeyboardInterrupt, ends
+    the run: what was measured up to there is returned, with `failure` set.
 
     Raises:
         InputError: more than two steps in flight; blocks of another size than the executor's; speculation without a
@@ -72,7 +73,8 @@ def serve_measured(
     log = RunLog(rows)
     failure = ""
     try:
-        _warm_up(limits, work, engine(discipline).plan)
+        if warm_up:
+            _warm_up(limits, work, engine(discipline).plan)
         _loop(replica, work, engine(discipline).plan, log, clock, on_progress)
     except KeyboardInterrupt:
         failure = f"interrupted after step {len(log.steps)}"

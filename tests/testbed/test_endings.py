@@ -18,7 +18,7 @@ from simkit.engine.settings import EngineSettings
 from simkit.engine.state import Limits
 from simkit.errors import InputError
 from simkit.metrics.result import Status
-from simkit.testbed.bench import set_up
+from simkit.testbed.bench import Bench, set_up
 from simkit.testbed.calibration import calibrate
 from simkit.testbed.device_thread import DeviceThread
 from simkit.testbed.executor import Executor, Launched
@@ -139,11 +139,21 @@ def test_failing_before_the_first_step_is_told_too(
 def test_a_failing_calibration_names_its_log(
     crowd: Workload, executor: Callable[..., Executor], limits: Callable[..., Limits], tmp_path: Path
 ) -> None:
-    from simkit.testbed.bench import Bench
-
     bench = Bench(Failing(executor(), RuntimeError("device lost")), None, limits(), "vllm-v1", 0, "wall")
     with pytest.raises(InputError, match=r"calibration failed: step .*device lost.*calibration-0\.jsonl\.gz"):
         calibrate(bench, crowd, tmp_path)
+
+
+def test_a_bench_warms_up_before_its_first_run_alone(
+    executor: Callable[..., Executor], limits: Callable[..., Limits], crowd: Workload
+) -> None:
+    counting = Failing(executor(), RuntimeError())
+    counting.at_step = -1
+    bench = Bench(counting, None, limits(), "vllm-v1", 0, "wall")
+    first = bench.serve(crowd)
+    assert counting.asked == WARM_UP_STEPS + len(first.steps)
+    second = bench.serve(crowd)
+    assert counting.asked == WARM_UP_STEPS + len(first.steps) + len(second.steps)
 
 
 def test_what_does_not_fit_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
