@@ -24,7 +24,8 @@ def to_kept_state(r: Replica, request: int, start: int, tokens: int) -> int:
     last = (progress.known - (1 if limits.state_chunks >= CHUNKS_BEFORE_END else 0)) // size * size
     end = start + tokens
     inside = start % size != 0
-    if limits.state_checkpoints and end >= prefill_end and not inside and (prefill_end - 1) // size > start // size:
+    # inside a block it ends with that, wherever the last is
+    if limits.state_checkpoints and end >= prefill_end and (prefill_end - 1) // size > start // size:
         last = 0
     if limits.state_chunks == CHUNKS_TO_LAST:
         if end < last:

@@ -45,7 +45,8 @@ def states_left(limits: Limits, progress: Records, start: int, tokens: int) -> i
     vLLM MambaManager._needs_internal_checkpoint; where only prompts' ends are kept, a chunk that ends one.
     """
     size = limits.block_size
-    if not limits.state_checkpoints or start % size != 0 or (tokens - 1) // size <= start // size:
+    # one that begins inside a block goes no further than its end
+    if not limits.state_checkpoints or (tokens - 1) // size <= start // size:
         return 1
     return 2 if limits.retention_blocks != 0 or tokens >= max(progress.prompt, progress.known - 1) else 1
 
