@@ -7,10 +7,13 @@ import typer
 
 from simkit.cli import options
 from simkit.cli.console import emit_json
+from simkit.errors import InputError
 
 
 def conform(
-    files: Annotated[list[Path], typer.Argument(help="Recordings, vllm-golden-1, gzip'd JSON lines.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Recordings, vllm-golden-1, gzip'd JSON lines; or folders of them.")
+    ],
     engine: Annotated[str | None, typer.Option(help="Rules of vllm-0.28 and the like; default those recorded.")] = None,
     json: options.Json = False,
 ) -> None:
@@ -20,7 +23,7 @@ def conform(
 
     if engine is not None:
         dialect_of(engine)
-    recordings = [(path, read_recording(path)) for path in files]
+    recordings = [(path, read_recording(path)) for place in files for path in _recordings(place)]
     differences = {str(path): replay(recording, engine) for path, recording in recordings}
     failed = {path: difference for path, difference in differences.items() if difference is not None}
     passed = len(differences) - len(failed)
@@ -32,3 +35,13 @@ def conform(
         typer.echo(f"{passed} passed, {len(failed)} failed")
     if failed:
         raise typer.Exit(1)
+
+
+def _recordings(place: Path) -> list[Path]:
+    """A file itself; of a folder the recordings in it, by name. InputError if it has none."""
+    if not place.is_dir():
+        return [place]
+    found = sorted(path for path in place.iterdir() if path.name.endswith((".jsonl", ".jsonl.gz")))
+    if not found:
+        raise InputError(f"{place}: no recordings, *.jsonl or *.jsonl.gz, are in this folder; give one that has some")
+    return found

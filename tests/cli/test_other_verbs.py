@@ -1,11 +1,14 @@
 """The verbs beside `run`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from simkit.workloads.readers import read_workload
+
+RECORDINGS = Path(__file__).parents[1] / "conformance" / "recordings"
 
 
 def ok(process) -> str:  # type: ignore[no-untyped-def]
@@ -34,9 +37,28 @@ def test_plan_without_an_answer_says_what_binds_and_exits_3(simkit) -> None:  # 
     assert json.loads(process.stdout)["rate_per_s"]["median"] is None
 
 
-def test_conform_counts_and_exits_1_on_a_difference(simkit, shared: Path) -> None:  # type: ignore[no-untyped-def]
-    files = sorted((shared / "golden").glob("a0*.jsonl.gz"))
-    assert ok(simkit("conform", *files)).splitlines() == [f"{len(files)} passed, 0 failed"]
+def test_conform_counts_and_exits_1_on_a_difference(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for release in ("v0.33.0", "v0.16.0"):
+        for path in RECORDINGS.glob(f"{release}-*0*.jsonl.gz"):
+            shutil.copy(path, tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) > 4
+    for given in (files, [tmp_path], [tmp_path / files[0].name, *files[1:]]):
+        assert ok(simkit("conform", *given)).splitlines() == [f"{len(files)} passed, 0 failed"]
+    # the rules that tell states twice are not those of 0.33
+    other = simkit("conform", RECORDINGS / "v0.33.0-ks00209.jsonl.gz", "--engine", "vllm-0.32")
+    assert other.returncode == 1
+    assert "step 2: req is [0, 1, 2], recorded [0, 1, 2, 3]" in other.stdout
+    assert other.stdout.endswith("0 passed, 1 failed\n")
+
+
+def test_a_folder_without_recordings_is_bad_input(simkit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "notes.txt").write_text("nothing")
+    done = simkit("conform", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"simkit: {tmp_path}: no recordings, *.jsonl or *.jsonl.gz, are in this folder; give one that has some\n"
+    )
 
 
 def test_a_step_log_becomes_a_profile_that_run_takes(simkit, shared: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
