@@ -192,13 +192,18 @@ def _with_states(deployment: Deployment, arch: Architecture) -> Deployment:
         raise InputError(
             f"{place}speculative_tokens={settings.speculative_tokens}: drafts are not modelled for {what}; leave it out"
         )
-    if settings.discipline != "vllm-v1" and (settings.discipline in OTHER_MEMORY or cached):
+    caching = cached and settings.enable_prefix_caching is not False
+    if settings.discipline in OTHER_MEMORY:
         raise InputError(f"{place}discipline={settings.discipline}: its memory is not modelled for {what}; use vllm-v1")
+    if settings.discipline != "vllm-v1" and caching:
+        raise InputError(
+            f"{place}discipline={settings.discipline}: it does not end chunks where states of {what} can be cached; "
+            "set enable_prefix_caching: false, or use vllm-v1"
+        )
     if settings.disable_hybrid_kv_cache_manager:
         raise InputError(
             f"{place}disable_hybrid_kv_cache_manager=true: vLLM has no other memory for {what}; leave it out"
         )
-    caching = cached and settings.enable_prefix_caching is not False
     return deployment.model_copy(update={"engine": settings.model_copy(update={"enable_prefix_caching": caching})})
 
 

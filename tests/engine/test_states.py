@@ -1,5 +1,7 @@
 """Models some of whose layers keep a state: each running request holds blocks for it, from admission to its end."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from simkit.engine.checked_run import checked_run
 from simkit.engine.deployment import Deployment, resolve
 from simkit.engine.dialect import dialect_of
+from simkit.engine.discipline import engine
 from simkit.engine.histories import stateful_history
 from simkit.engine.interpreted import interpreted
 from simkit.engine.loop import IDLE, advance, iterate
@@ -104,6 +107,9 @@ def test_a_prompt_is_cut_where_its_last_whole_block_ends(prompt: int, told: bool
     assert given == cut
 
 
+OWN = str(Path(__file__).parents[2] / "experiments" / "own_discipline" / "decode_first.py")
+
+
 def deployment(**engine: object) -> Deployment:
     return Deployment(model="qwen3-next-80b-a3b", device="h200", layout={"tensor": 2}, engine=EngineSettings(**engine))
 
@@ -147,6 +153,22 @@ def test_where_kernels_tell_states_inside_a_chunk(model: str, device: str, engin
         assert limits.block_size == (320 if told else 272)
 
 
+def test_a_discipline_of_ones_own_serves_them_without_prefix_caching() -> None:
+    """Short of memory: 12 requests and more at once have no room, by the blocks of their states."""
+    spec = resolve(
+        deployment(discipline=OWN, enable_prefix_caching=False, num_gpu_blocks_override=80, max_model_len=32768)
+    )
+    assert spec.limits.state_blocks == 3
+    rows = records(60, REQUEST)
+    rows["prompt"], rows["output"], rows["max_tokens"], rows["deadline_ns"] = 1500, 60, 60, NEVER
+    r = new_replica(spec.limits, rows, np.zeros(0, dtype=np.int64), records(0, ABORT), spec.num_blocks)
+    most = 0
+    while engine(OWN).advance(r, spec.tables, NEVER, 1) != IDLE:
+        most = max(most, int(r.at[RUNNING_COUNT]))
+    # 79 blocks, 3 and 3 of 544 tokens a request
+    assert (most, int((r.progress["known"] == 1560).sum()), int(r.pool.counts[FREE_BLOCKS])) == (13, 60, 79)
+
+
 @pytest.mark.parametrize(
     ("engine", "named"),
     [
@@ -161,6 +183,10 @@ def test_where_kernels_tell_states_inside_a_chunk(model: str, device: str, engin
             "speculative_tokens=2: drafts are not modelled",
         ),
         ({"discipline": "sglang"}, "discipline=sglang: its memory is not modelled"),
+        (
+            {"discipline": OWN},
+            "decode_first.py: it does not end chunks where states of .* set enable_prefix_caching: false",
+        ),
         ({"disable_hybrid_kv_cache_manager": True}, "disable_hybrid_kv_cache_manager=true: vLLM has no other memory"),
     ],
 )
